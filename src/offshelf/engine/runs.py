@@ -1,0 +1,163 @@
+"""A run is a folder: what was asked, what came out, and the proof that nothing was changed since.
+
+``run.json`` is written first ("running") and last ("complete", with the SHA-256 of every other file). It is all that
+later verbs read; they `open` it, which checks the hashes, and refuse what executes code.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+import time
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from offshelf.engine.files import read_json, sha256_file, sweep, write_json
+from offshelf.errors import RunError, UsageError
+
+FORMAT = 1
+# Files that a later verb may read from a run. A pickle has no place here, whatever it is called.
+SUFFIXES = {".json", ".jsonl", ".parquet", ".html", ".safetensors", ".skops", ".csv", ".svg", ".png", ".txt"}
+PACKAGES = ("offshelf", "torch", "torchvision", "timm", "scikit-learn", "numpy", "pyarrow", "datasets", "skops", "pillow")
+
+
+class Run:
+    """One run folder. Make one with `Run.create`, read one with `Run.open`."""
+
+    def __init__(self, folder: Path, record: dict[str, Any]) -> None:
+        self.folder = folder
+        self.record = record
+        self._clock = time.perf_counter()
+
+    @classmethod
+    def create(cls, folder: Path, verb: str, arguments: dict[str, Any], seed: int, overwrite: bool = False) -> Run:
+        """Claim ``folder`` for a new run.
+
+        Raises
+        ------
+        UsageError
+            When the folder holds something that is not a run of the same verb, or a finished run while ``overwrite``
+            is off; nothing is deleted in either case.
+        """
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()):
+            _may_replace(folder, verb, overwrite)
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        record = {
+            "format": FORMAT,
+            "verb": verb,
+            "command": command_line(),
+            "arguments": arguments,
+            "versions": versions(),
+            "seed": seed,
+            "status": "running",
+            "process": os.getpid(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": machine(),
+        }
+        write_json(folder / "run.json", record)
+        return cls(folder, record)
+
+    def finish(self, **extra: Any) -> None:
+        """Seal the run: hash every file, then say "complete"."""
+        files = {
+            path.relative_to(self.folder).as_posix(): sha256_file(path)
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file() and path.name != "run.json" and not path.name.startswith(".")
+        }
+        self.record.pop("process", None)
+        self.record |= {"status": "complete", "seconds": round(time.perf_counter() - self._clock, 2), **extra, "files": files}
+        write_json(self.folder / "run.json", self.record)
+
+    def fail(self, reason: str) -> None:
+        """Note why the run did not finish; what it wrote so far stays."""
+        self.record.pop("process", None)
+        write_json(self.folder / "run.json", self.record | {"status": "failed", "reason": reason})
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Run:
+        """Open a complete run and check every file it seals against its hash.
+
+        Raises
+        ------
+        RunError
+            Naming the file that is missing, was changed, or is of a kind that has no place in a run.
+        """
+        folder = Path(folder)
+        if not (folder / "run.json").is_file():
+            raise RunError(f"{folder}: not a run folder (no run.json). Give the folder that `--out` of fit or finetune named.")
+        record = read_json(folder / "run.json")
+        if record.get("format") != FORMAT:
+            raise RunError(f"{folder}: run format {record.get('format')!r}, expected {FORMAT}. Use the offshelf version that wrote it.")
+        if record.get("status") != "complete":
+            raise RunError(f"{folder}: the run is {record.get('status', 'unfinished')}, not complete. Give its command again: {record.get('command', '')}")
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path.suffix not in SUFFIXES and not path.name.startswith("."):
+                raise RunError(f"{path}: a {path.suffix or 'nameless'} file has no place in a run and is not read; remove it.")
+        for name, expected in record.get("files", {}).items():
+            path = folder / name
+            if not path.is_file():
+                raise RunError(f"{path}: sealed in run.json, but missing. Restore it or run again: {record.get('command', '')}")
+            if sha256_file(path) != expected:
+                raise RunError(f"{path}: changed since the run was written (its SHA-256 differs). Restore it or run again: {record.get('command', '')}")
+        return cls(folder, record)
+
+
+def _may_replace(folder: Path, verb: str, overwrite: bool) -> None:
+    if not (folder / "run.json").is_file():
+        raise UsageError(f"{folder}: holds files that are not a run; nothing was touched. Name an empty or new folder with --out.")
+    record = read_json(folder / "run.json")
+    if record.get("verb") != verb:
+        raise UsageError(f"{folder}: holds a run of `offshelf {record.get('verb')}`; nothing was touched. Name another folder with --out.")
+    if record.get("status") == "complete" and not overwrite:
+        raise UsageError(f"{folder}: holds a complete run; nothing was touched. Name another folder with --out, or add --overwrite.")
+
+
+def new_run_folder(verb: str, source: str) -> Path:
+    """``runs/<verb>-<source>``, numbered when taken; made at once so that two commands never share one."""
+    stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(source).stem or source).strip("-") or "data"
+    for number in range(1, 10_000):
+        folder = Path("runs") / (f"{verb}-{stem}" if number == 1 else f"{verb}-{stem}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise UsageError("runs/: ten thousand runs of this name; name a folder with --out.")
+
+
+def command_line() -> str:
+    """The command as typed, quoted for a shell; from Python, the interpreter's script."""
+    program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
+    return shlex.join([program, *sys.argv[1:]]) if program == "offshelf" else f"offshelf (from Python, {program})"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What the run ran on: processor, cores, system; no host or user names."""
+    return {"cpu": cpu_name(), "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
+
+
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
