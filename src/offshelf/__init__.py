@@ -1,1 +1,39 @@
-"""offshelf."""
+"""offshelf: take a pre-trained backbone off the shelf, make it yours, and know that it works.
+
+The public names, loaded when first used, so that ``import offshelf`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_WHERE = {
+    "DeepFeatures": "offshelf.transfer.deep_features",
+    "FineTune": "offshelf.transfer.finetune",
+    "KernelSVM": "offshelf.transfer.kernel_svm",
+    "LogisticPath": "offshelf.transfer.logistic_path",
+    "OffTheShelf": "offshelf.transfer.off_the_shelf",
+    "OffshelfError": "offshelf.errors",
+    "ReproductiveFeatures": "offshelf.transfer.reproductive_features",
+    "RetrievalWhitening": "offshelf.transfer.off_the_shelf",
+    "demo": "offshelf.jobs.demo",
+    "finetune": "offshelf.jobs.finetune",
+    "fit": "offshelf.jobs.fit",
+    "load_backbone": "offshelf.backbones.load",
+    "make_head": "offshelf.transfer.heads",
+    "open_dataset": "offshelf.data.sources",
+    "predict": "offshelf.jobs.predict",
+}
+
+__all__ = sorted(_WHERE)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'offshelf' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -63,6 +63,11 @@ class Run:
         write_json(folder / "run.json", record)
         return cls(folder, record)
 
+    def note(self, **extra: Any) -> None:
+        """Add to the record of a run that is still going, for the report to read."""
+        self.record |= extra
+        write_json(self.folder / "run.json", self.record)
+
     def finish(self, **extra: Any) -> None:
         """Seal the run: hash every file, then say "complete"."""
         files = {

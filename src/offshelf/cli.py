@@ -1,0 +1,86 @@
+"""The command line: one line a verb, each a function of ``jobs/`` loaded when it is called.
+
+Exit codes: 0 done; 1 the data, the weights or the machine stood in the way; 2 the command was wrong; 3 done, but some
+inputs could not be read; 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from offshelf.errors import OffshelfError
+
+# verb -> (where it lives, the first line of its docstring; a test holds the two together)
+VERBS = {
+    "fit": ("offshelf.jobs.fit:fit", "Train honest classifiers on frozen features of a folder of pictures, and report on them."),
+    "predict": ("offshelf.jobs.predict:predict", "Label new pictures with a finished run."),
+    "finetune": ("offshelf.jobs.finetune:finetune", "Train all weights of a backbone on labelled pictures."),
+    "methods": ("offshelf.jobs.methods:methods", "Show the methods in this library, one of them in full, or those nearest to some words."),
+    "demo": ("offshelf.jobs.demo:demo", "Run the main job end to end on built-in data, offline, in about two minutes."),
+}
+
+
+def build() -> App:
+    """The application with every verb; imports none of them."""
+    from importlib.metadata import version
+
+    app = App(
+        name="offshelf",
+        help="Take a pre-trained backbone off the shelf, make it yours, and know that it works.",
+        version=lambda: version("offshelf"),
+        default_parameter=Parameter(consume_multiple=True, negative=()),
+        help_epilogue="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some inputs could not be read, 130 stopped.",
+        error_formatter=lambda error: f"offshelf: {error}",
+        result_action="return_value",
+    )
+    for verb, (target, line) in VERBS.items():
+        app.command(target, name=verb, help=line)
+    return app
+
+
+app = build()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: parse, run, show, and leave with a meaningful exit code."""
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; never a traceback for what a user can mend."""
+    try:
+        command, bound, _ = app.parse_args(arguments, exit_on_error=False)
+        result = command(*bound.args, **bound.kwargs)
+    except CycloptsError:
+        return 2  # the parser has printed what was wrong
+    except OffshelfError as error:
+        print(f"offshelf: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("offshelf: stopped; what was finished is kept, give the same command again to go on.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    if result is None or not hasattr(result, "summary"):
+        return 0
+    return _present(result, bound.arguments.get("common"))
+
+
+def _present(result: Any, common: Any) -> int:
+    from offshelf.engine.console import Console
+
+    if common is not None and common.json:
+        json.dump(result.summary(), sys.stdout, indent=1, ensure_ascii=False)
+        print()
+    else:
+        result.show(Console(quiet=bool(common and common.quiet)))
+    return int(result.exit_code)
+
+
+if __name__ == "__main__":
+    main()

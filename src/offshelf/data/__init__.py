@@ -1,0 +1,1 @@
+"""Samples in: folders, tables, archives, hub names, arrays; pictures decoded late, from bytes."""

@@ -1,0 +1,69 @@
+"""What the numbers say, in plain sentences; the rules are here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def sentences(results: dict[str, Any]) -> list[str]:
+    """The verdict at the top of a report, most important first."""
+    found = [_best(results), *_ties(results), *_controls(results), *_data(results), *_backbones(results)]
+    return [sentence for sentence in found if sentence]
+
+
+def _best(results: dict[str, Any]) -> str:
+    arm = next(arm for arm in results["arms"] if arm["name"] == results["best"])
+    score, chance = arm["metrics"]["balanced_accuracy"], results["baselines"]["chance"]
+    text = (
+        f"Best: {results['best']}, balanced accuracy {score['value']:.3f} "
+        f"[{score['low']:.3f}, {score['high']:.3f}] on {score['n']} pictures (chance {chance:.3f})."
+    )
+    if score["low"] is not None and score["low"] <= chance:
+        text += " This cannot be told from chance."
+    selected = results.get("selected")
+    if selected and selected["arms"] > 1 and selected["value"] == selected["value"]:
+        text += (
+            f" Corrected for choosing among {selected['arms']} on the same pictures: {selected['value']:.3f} "
+            f"[{selected['low']:.3f}, {selected['high']:.3f}]."
+        )
+    return text
+
+
+def _ties(results: dict[str, Any]) -> list[str]:
+    first = results["tie_groups"][0] if results["tie_groups"] else []
+    others = [name for name in first if name != results["best"]]
+    if not others:
+        return []
+    return [f"On this data it cannot be told apart from {', '.join(others)}."]
+
+
+def _controls(results: dict[str, Any]) -> list[str]:
+    return [control["sentence"] for control in results["controls"].values() if control and control["level"] != "fine"]
+
+
+def _data(results: dict[str, Any]) -> list[str]:
+    data, found = results["data"], []
+    across = [twin for twin in data["duplicates"] if len(set(twin["splits"])) > 1]
+    if across:
+        found.append(
+            f"{len(across)} pictures stand in more than one split, byte for byte: the score counts pictures that were trained on."
+        )
+    conflicting = [twin for twin in data["duplicates"] if len(set(twin["labels"])) > 1]
+    if conflicting:
+        found.append(f"{len(conflicting)} pictures stand under two different labels.")
+    if data["bad_files"]:
+        found.append(f"{len(data['bad_files'])} of {data['n']} pictures could not be read and were left out.")
+    if data["unlabelled"]:
+        found.append(f"{data['unlabelled']} pictures have no label and were left out.")
+    if data["groups"] is None:
+        found.append("No group column: if several pictures come from one patient or site, the score is too high.")
+    return found
+
+
+def _backbones(results: dict[str, Any]) -> list[str]:
+    random = [card["name"] for card in results["backbones"] if card["weights"] == "random"]
+    if not random:
+        return []
+    if len(random) == len(results["backbones"]):
+        return ["All backbones have random weights: nothing here was learnt from other data."]
+    return [f"{len(random)} of {len(results['backbones'])} backbones have random weights: {', '.join(random)}."]

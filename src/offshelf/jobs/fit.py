@@ -1,0 +1,209 @@
+"""`offshelf fit`: a folder of pictures in, honest classifiers and a report out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from offshelf.engine.console import Console
+from offshelf.engine.runs import Run, new_run_folder
+from offshelf.errors import UsageError
+from offshelf.jobs.common import Common, CommonOptions, Grid, at_least
+
+HEADS = ("logistic", "svm-linear", "svm-rbf", "knn")
+REPRODUCTIVE_HEADS = ("slp", "mlp", "svm-rbf")
+
+
+@dataclass
+class Fitted:
+    """A finished run: its folder, its results, and where the report is."""
+
+    folder: Path
+    results: dict[str, Any]
+    exit_code: int = 0
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.folder / "report.html"
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers without the pictures."""
+        kept = ("title", "classes", "data", "backbones", "protocol", "baselines", "best", "selected", "tie_groups", "verdict", "cost")
+        found = {key: self.results[key] for key in kept if key in self.results}
+        found["arms"] = [
+            {key: arm[key] for key in ("name", "metrics", "per_class", "confusion", "chosen", "seconds")}
+            for arm in self.results["arms"]
+        ]
+        return found | {"controls": self.results["controls"], "run": str(self.folder), "report": str(self.report)}
+
+    def show(self, console: Console) -> None:
+        """The table of arms, the verdict, and the paths."""
+        shown = ("balanced_accuracy", "accuracy", "macro_auroc", "macro_f1")
+        rows = [[arm["name"], *[cell(arm["metrics"][name]) for name in shown]] for arm in self.results["arms"]]
+        base = self.results["baselines"]
+        rows.append(["chance", f"{base['chance']:.3f}", f"{base['majority']:.3f} (always {base['majority_class']})", "0.500", ""])
+        console.table("", ["features + head", *[name.replace("_", " ") for name in shown]], rows)
+        for sentence in self.results["verdict"]:
+            print(f"- {sentence}")
+        print(f"\nrun:    {self.folder}\nreport: {self.report}")
+
+
+def cell(value: dict[str, Any]) -> str:
+    """``0.912 [0.871, 0.946]``, or "not defined"."""
+    if value["value"] is None or value["value"] != value["value"]:
+        return "not defined"
+    if value["low"] is None or value["low"] != value["low"]:
+        return f"{value['value']:.3f}"
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def fit(
+    data: str,
+    /,
+    *,
+    backbones: list[str] | None = None,
+    grid: Grid = (1, 1),
+    heads: list[str] | None = None,
+    reproductive: bool = False,
+    readout: Literal["pooled", "logits"] = "pooled",
+    copies: Literal[1, 2, 16] = 1,
+    input_size: int | None = None,
+    code_dim: int = 128,
+    folds: int | None = None,
+    control: Literal["blank-centre", "none"] = "blank-centre",
+    path_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    allow_outside: bool = False,
+    exact: bool = False,
+    strict: bool = False,
+    seed: int = 0,
+    out: Path | None = None,
+    overwrite: bool = False,
+    common: CommonOptions = Common(),  # noqa: B008
+) -> Fitted:
+    """Train honest classifiers on frozen features of a folder of pictures, and report on them.
+
+    Parameters
+    ----------
+    data
+        A folder of class folders (with or without train/val/test above them), a CSV, TSV, Parquet or JSONL manifest,
+        a folder of WebDataset tars, a hub name, or `digits`.
+    backbones
+        Networks to take features from, for example resnet50.a1_in1k densenet121.ra_in1k; ARCH.random for random
+        weights, or a folder. Without it a choice is made and explained.
+    grid
+        Rows and columns of tiles, for example 2x2.
+    heads
+        Any of slp mlp svm-linear svm-rbf logistic knn ridge off-the-shelf.
+    reproductive
+        Compress the features with the autoencoder of the founding paper, and compare with the features themselves.
+    readout
+        Penultimate features, or the scores of the backbones' own classifiers.
+    copies
+        Jittered copies of each picture: none, its mirror, or the sixteen of the off-the-shelf paper.
+    input_size
+        Side in pixels that the backbones see, in place of their own; smaller is faster.
+    code_dim
+        Width of the reproductive code.
+    folds
+        Cross-validate in so many folds, also when the data brings its own splits.
+    control
+        Repeat the best arm with the centre of every picture blanked; a high score then shouts.
+    path_column
+        Column of a manifest that names the files.
+    label_column
+        Column of a manifest that holds the class.
+    group_column
+        Column that must not be split across folds, such as the patient.
+    allow_outside
+        Accept files outside the manifest's folder.
+    exact
+        Decode at full size and compute in fp32, whatever the processor offers.
+    strict
+        Stop when any picture cannot be read.
+    seed
+        Every random choice hangs on it.
+    out
+        Folder of the run; runs/fit-NAME by default.
+    overwrite
+        Replace a complete run in that folder.
+    """
+    console = common.console()
+    arguments = {key: value for key, value in locals().items() if key not in ("common", "console")}
+    at_least("code-dim", code_dim, 1)
+    if folds is not None:
+        at_least("folds", folds, 2)
+    if input_size is not None:
+        at_least("input-size", input_size, 32)
+    # Heavy imports wait until there is work, so that help answers at once.
+    from offshelf.data.sources import open_dataset
+    from offshelf.evaluate.study import Study
+    from offshelf.report.build import build_report
+    from offshelf.transfer.heads import check_heads
+
+    names = check_heads(heads or (REPRODUCTIVE_HEADS if reproductive else HEADS))
+    if copies == 1 and readout not in ("pooled", "logits"):
+        raise UsageError(f"--readout {readout}: expected pooled or logits.")
+    started = time.perf_counter()
+    console.say(f"Reading {data}")
+    dataset = open_dataset(
+        data,
+        path_column=path_column,
+        label_column=label_column,
+        group_column=group_column,
+        allow_outside=allow_outside,
+    )
+    chosen = choose_backbones(backbones, reproductive, console)
+    folder = Path(out) if out else new_run_folder("fit", data)
+    run = Run.create(folder, "fit", plain(arguments | {"backbones": chosen, "heads": names}), seed, overwrite)
+    try:
+        study = Study(
+            dataset,
+            source=data,
+            console=console,
+            grid=grid,
+            readout=readout,
+            copies=copies,
+            input_size=input_size,
+            backbones=chosen,
+            heads=names,
+            reproductive=reproductive,
+            code_dim=code_dim,
+            folds=folds,
+            control=control == "blank-centre",
+            exact=exact,
+            strict=strict,
+            seed=seed,
+        )
+        results = study.run(run.folder)
+        results["cost"]["total_seconds"] = round(time.perf_counter() - started, 2)
+        from offshelf.engine.files import write_json
+
+        write_json(run.folder / "results.json", results)
+        run.note(data_fingerprint=results["data"]["fingerprint"], seconds=results["cost"]["total_seconds"])
+        build_report(run.folder)
+        run.finish(data_fingerprint=results["data"]["fingerprint"])
+    except BaseException as error:
+        run.fail("stopped with Ctrl-C" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__)
+        raise
+    return Fitted(run.folder, results)
+
+
+def choose_backbones(asked: list[str] | None, reproductive: bool, console: Console) -> list[str]:
+    """The backbones asked for, or a choice that is said aloud with its reason."""
+    from offshelf.backbones.choose import default_backbones
+
+    if asked:
+        return list(asked)
+    names, reason = default_backbones(reproductive)
+    console.say(f"Backbones: {', '.join(names)}\n  {reason}")
+    return names
+
+
+def plain(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments as JSON-able values."""
+    return {key: str(value) if isinstance(value, Path) else value for key, value in arguments.items()}

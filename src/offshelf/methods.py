@@ -1,0 +1,87 @@
+"""The written list of methods. One entry a method; the verbs, the claims, the docs and the tests all read it.
+
+Imports nothing of ours; ``where`` is loaded when asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from offshelf.errors import UsageError, near
+
+
+@dataclass(frozen=True)
+class Method:
+    """One published method as it stands in this library."""
+
+    slug: str
+    where: str  # "module:Class"
+    part: str  # the room it lives in
+    title: str
+    authors: str
+    year: int
+    paper: str
+    purpose: str  # one sentence: what it is for, in a user's words
+    parts: tuple[str, ...]  # the classes and functions that make it up
+    command: str
+    claim: str  # the paper's headline claim, in our words
+
+    def load(self) -> Any:
+        """The class itself."""
+        module, _, name = self.where.partition(":")
+        return getattr(import_module(module), name)
+
+
+METHODS: dict[str, Method] = {
+    method.slug: method
+    for method in (
+        Method(
+            slug="reproductive-features",
+            where="offshelf.transfer.reproductive_features:ReproductiveFeatures",
+            part="transfer",
+            title="Deep reproductive feature generation framework for the diagnosis of COVID-19 and viral pneumonia "
+            "using chest X-ray images",
+            authors="Kayan, Koksal, Sevinc, Gumus",
+            year=2023,
+            paper="arXiv 2304.10677",
+            purpose="Compress what several pre-trained networks say about the four sections of a picture into one short, "
+            "label-free description that serves several small classification tasks, such as diagnosing chest X-rays.",
+            parts=("DeepFeatures", "ReproductiveFeatures", "make_head"),
+            command="offshelf fit DATA --grid 2x2 --reproductive",
+            claim="Codes learnt without labels from eight CNNs over four sections classify at least as well as the best "
+            "single CNN on whole pictures and as a supervised bottleneck of equal width, and one set of codes serves "
+            "both the two-class and the three-class task.",
+        ),
+        Method(
+            slug="off-the-shelf",
+            where="offshelf.transfer.off_the_shelf:OffTheShelf",
+            part="transfer",
+            title="CNN Features off-the-shelf: an Astounding Baseline for Recognition",
+            authors="Razavian, Azizpour, Sullivan, Carlsson",
+            year=2014,
+            paper="arXiv 1403.6382",
+            purpose="Use the features of a pre-trained network unchanged, with a linear support vector machine for "
+            "classification or a distance for finding the same object again; the baseline to beat with few labels.",
+            parts=("DeepFeatures", "OffTheShelf", "RetrievalWhitening", "signed_power", "sub_patches"),
+            command="offshelf fit DATA --heads off-the-shelf --copies 16",
+            claim="Frozen, length-normalised features of a network trained for another task, with a linear SVM, beat "
+            "classical features and a network trained from scratch on the same few labels; jittered copies and a "
+            "signed power improve them further.",
+        ),
+    )
+}
+
+
+def get(slug: str) -> Method:
+    """The method of that name.
+
+    Raises
+    ------
+    UsageError
+        Naming near ones.
+    """
+    if slug not in METHODS:
+        raise UsageError(f"no method named {slug!r}{near(slug, METHODS)} `offshelf methods` lists all {len(METHODS)}.")
+    return METHODS[slug]

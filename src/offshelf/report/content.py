@@ -1,0 +1,224 @@
+"""From results.json and run.json to what the page shows: cleaned, completed, ranked, and cut to a size a mail can carry.
+
+A part that a run does not have (no comparisons with one arm, no controls after fine-tuning) is None or empty here, and
+the page says so in words. A part that every run must have is asked for by name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from offshelf.engine.files import finite
+from offshelf.errors import RunError
+
+MISTAKES, BAD_FILES, DUPLICATES = 200, 200, 100  # shown at most; the page says how many there are in all
+ARMS_IN_FULL, ARMS_IN_PLOT, CURVES = 10, 30, 10
+THUMBNAIL_BYTES, DETAIL_BYTES = 1_000_000, 500_000  # together well below the promised 2 MB
+THUMBNAIL = re.compile(r"data:image/(?:jpeg|png|webp);base64,[A-Za-z0-9+/]+=*")
+EMPTY_CELL = {"value": None, "low": None, "high": None, "n": 0, "interval": "none"}
+LEVELS = {"alarm": 0, "warning": 1, "fine": 2}
+
+
+class Metric(NamedTuple):
+    """A column of the arms' table: what it is called, which way is better, and what guessing reaches."""
+
+    key: str
+    label: str
+    higher: bool
+    line: float | None
+    line_label: str
+
+
+class PerClass(NamedTuple):
+    """A column of the per-class table."""
+
+    key: str
+    label: str
+    line: str
+
+
+def prepare(results: Any, run: Any, folder: Path) -> dict[str, Any]:
+    """Everything the page shows but the figures.
+
+    Parameters
+    ----------
+    results, run
+        What results.json and run.json hold.
+    folder
+        The run, named in errors.
+
+    Raises
+    ------
+    RunError
+        When a part that every run must have is missing.
+    """
+    results, run = printable(finite(results)), printable(finite(run))
+    source = folder / "results.json"
+    for key in ("classes", "data", "arms", "best", "baselines"):
+        if not isinstance(results, dict) or not results.get(key):
+            raise RunError(f"{source}: nothing under {key!r}; expected the results of a complete fit or finetune. Run it again.")
+    if results["best"] not in [arm["name"] for arm in results["arms"]]:
+        raise RunError(f"{source}: the best arm {results['best']!r} is not among the arms. The file is damaged; run again.")
+    primary = results.get("primary_metric") or "balanced_accuracy"
+    metrics = metric_columns(results, primary)
+    arms = ranked(results, metrics)
+    best = next(arm for arm in arms if arm["name"] == results["best"])
+    controls = [control for control in _controls(results) if control["level"] != "fine"]
+    mistakes = results.get("mistakes") or []
+    data = {"unlabelled": 0, "groups": None, "fingerprint": None} | results["data"]
+    for key, empty in {"splits": {}, "bad_files": [], "duplicates": [], "notes": [], "class_counts": {}}.items():
+        data[key] = data.get(key) or empty
+    verb = results.get("verb") or run.get("verb") or "fit"
+    return {
+        "title": results.get("title") or f"offshelf {verb}",
+        "verb": verb,
+        "classes": results["classes"],
+        "verdict": results.get("verdict") or [],
+        "baselines": results["baselines"],
+        "metrics": metrics,
+        "primary": metrics[0],
+        "per_class": per_class_columns(len(results["classes"])),
+        "arms": arms,
+        "best": best,
+        "tied": any(arm["tie_group"] for arm in arms),
+        "comparisons": results.get("comparisons") or [],
+        "controls": {"blank_centre": None, "source": None} | (results.get("controls") or {}),
+        "raised": sorted(controls, key=lambda control: LEVELS[control["level"]]),
+        "checks_run": len(_controls(results)),
+        "mistakes": with_thumbnails(mistakes[:MISTAKES]),
+        "mistakes_in_all": len(mistakes),
+        "map": results.get("map"),
+        "data": data,
+        "shown": {"bad_files": BAD_FILES, "duplicates": DUPLICATES},
+        "backbones": [{"route": None, "cosine_median": None, "cosine_min": None} | card for card in results.get("backbones") or []],
+        "cost": results.get("cost") or {},
+        "protocol": results.get("protocol") or {},
+        "run": {"command": "", "versions": {}, "seed": None, "machine": {}, "arguments": {}} | run,
+    }
+
+
+def printable(value: Any) -> Any:
+    """The same nested value with characters that neither HTML nor UTF-8 can carry replaced by a visible sign."""
+    if isinstance(value, dict):
+        return {printable(key): printable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [printable(item) for item in value]
+    if isinstance(value, str):
+        return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\N{REPLACEMENT CHARACTER}", value)
+    return value
+
+
+def metric_columns(results: dict[str, Any], primary: str) -> list[Metric]:
+    """The metrics that the arms carry, the primary one first, each with what guessing reaches.
+
+    Notes
+    -----
+    ``majority`` is the accuracy p of always naming the commonest training class. Its macro F1 over K classes is
+    ``2 p / (1 + p) / K`` (precision p and sensitivity 1 in one class, nothing in the others). A uniform guess has a log
+    loss of ``ln K``; a random order has an AUROC of 1/2 and an average precision equal to the class's share, hence
+    1/K on average over the classes.
+    """
+    number = len(results["classes"])
+    chance, majority = results["baselines"].get("chance"), results["baselines"].get("majority")
+    majority_f1 = None if majority is None else 2 * majority / (1 + majority) / number
+    known = [
+        Metric("balanced_accuracy", "Balanced accuracy", True, chance, "chance"),
+        Metric("accuracy", "Accuracy", True, majority, "commonest class"),
+        Metric("macro_f1", "Macro F1", True, majority_f1, "commonest class"),
+        Metric("macro_auroc", "Macro AUROC", True, 0.5, "chance"),
+        Metric("macro_average_precision", "Macro average precision", True, 1 / number, "chance"),
+        Metric("log_loss", "Log loss", False, math.log(number), "uniform guess"),
+        Metric("brier", "Brier score", False, None, "0 is perfect"),
+        Metric("calibration_error", "Calibration error", False, None, "0 is perfect"),
+    ]
+    carried = {key: None for arm in results["arms"] for key in arm["metrics"]}
+    columns = [metric for metric in known if metric.key in carried]
+    names = {metric.key for metric in known}
+    columns += [Metric(key, key.replace("_", " ").capitalize(), True, None, "") for key in carried if key not in names]
+    if primary not in carried:
+        raise RunError(f"results.json: no arm has the primary metric {primary!r}. The file is damaged; run again.")
+    return sorted(columns, key=lambda metric: metric.key != primary)
+
+
+def per_class_columns(classes: int) -> list[PerClass]:
+    """Columns of the per-class table with what a guess reaches."""
+    guess, rest = f"uniform guess {1 / classes:.3f}", f"uniform guess {1 - 1 / classes:.3f}"
+    return [
+        PerClass("sensitivity", "Sensitivity", guess),
+        PerClass("specificity", "Specificity", rest),
+        PerClass("precision", "Precision", "chance = share"),
+        PerClass("f1", "F1", ""),
+        PerClass("auroc", "AUROC", "chance 0.500"),
+        PerClass("average_precision", "Average precision", "chance = share"),
+    ]
+
+
+def ranked(results: dict[str, Any], metrics: list[Metric]) -> list[dict[str, Any]]:
+    """The arms, best first by the primary metric, undefined last, each with its tie group (1 = the best's) or None."""
+    groups = {name: place for place, names in enumerate(results.get("tie_groups") or [], start=1) for name in names}
+    arms = []
+    for given in results["arms"]:
+        empty = {"features": "", "head": "", "chosen": {}, "seconds": None, "roc": {}, "calibration": [], "confusion": []}
+        arm = empty | {key: value for key, value in given.items() if value is not None}
+        arm["metrics"] = {metric.key: cell(given["metrics"].get(metric.key)) for metric in metrics}
+        arm["per_class"] = {name: arm.get("per_class", {}).get(name) or {} for name in results["classes"]}
+        for name, row in arm["per_class"].items():
+            columns = per_class_columns(len(results["classes"]))
+            arm["per_class"][name] = {"n": row.get("n") or 0} | {one.key: cell(row.get(one.key)) for one in columns}
+        arm["calibration"] = [one | {"accuracy": cell(one.get("accuracy")), "n": one.get("n") or 0} for one in arm["calibration"]]
+        arm["n"] = arm["metrics"][metrics[0].key]["n"]
+        arm["tie_group"] = groups.get(arm["name"])
+        arms.append(arm)
+
+    def place(arm: dict[str, Any]) -> tuple[bool, float, bool]:
+        value = arm["metrics"][metrics[0].key]["value"]
+        return value is None, 0.0 if value is None else -value if metrics[0].higher else value, arm["name"] != results["best"]
+
+    return sorted(arms, key=place)
+
+
+def cell(given: dict[str, Any] | None) -> dict[str, Any]:
+    """A metric cell with every part in place."""
+    return EMPTY_CELL | (given or {})
+
+
+def curves(arm: dict[str, Any]) -> list[dict[str, Any]]:
+    """At most ten ROC curves of an arm, in class order; with more classes, those of the lowest AUROC."""
+    drawn = [
+        {"class": name, "fpr": points["fpr"], "tpr": points["tpr"], "auroc": arm["per_class"][name]["auroc"], "n": arm["per_class"][name]["n"]}
+        for name, points in arm["roc"].items()
+        if points and points.get("fpr") and name in arm["per_class"]
+    ]
+    if len(drawn) <= CURVES:
+        return drawn
+    return sorted(drawn, key=lambda curve: math.inf if curve["auroc"]["value"] is None else curve["auroc"]["value"])[:CURVES]
+
+
+def confusions(arm: dict[str, Any], classes: list[str], most: int = 10) -> list[dict[str, Any]]:
+    """The commonest mistakes of an arm: ``{"truth", "predicted", "count", "n"}``, most frequent first."""
+    found = [
+        {"truth": classes[row], "predicted": classes[column], "count": counted, "n": sum(counts)}
+        for row, counts in enumerate(arm["confusion"])
+        for column, counted in enumerate(counts)
+        if counted and row != column
+    ]
+    return sorted(found, key=lambda one: -one["count"])[:most]
+
+
+def with_thumbnails(mistakes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The mistakes with their pictures, as long as these are pictures and fit; the others have None."""
+    left = THUMBNAIL_BYTES
+    shown = []
+    for mistake in mistakes:
+        picture = mistake.get("thumbnail") or ""
+        fits = THUMBNAIL.fullmatch(picture) is not None and len(picture) <= left
+        left -= len(picture) if fits else 0
+        shown.append(mistake | {"thumbnail": picture if fits else None})
+    return shown
+
+
+def _controls(results: dict[str, Any]) -> list[dict[str, Any]]:
+    return [control | {"key": key} for key, control in (results.get("controls") or {}).items() if control]
