@@ -1,4 +1,4 @@
-"""What is known about one loaded network: where its weights came from, what pixels it expects, how wide its features are.
+"""What is known about one loaded network: where its weights came from, what pixels it expects, its width.
 
 The card travels with every number computed from the network, so it is plain data. Its ``weights_hash`` is taken of the
 weights as they are used: the same trunk gives the same hash whether it was fetched, exported or loaded from a folder.
@@ -88,8 +88,10 @@ class BackboneCard:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> BackboneCard:
         """Make the card again from `to_dict`'s values; keys that are not the card's are left aside."""
-        known = {key: values[key] for key in cls.__dataclass_fields__ if key in values}
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})
+        known: dict[str, Any] = {key: values[key] for key in cls.__dataclass_fields__ if key in values}
+        for key in ("input_size", "mean", "std"):
+            known[key] = tuple(known[key])
+        return cls(**known)
 
 
 def weights_hash(model: nn.Module) -> str:

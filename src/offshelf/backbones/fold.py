@@ -102,7 +102,7 @@ def _find_pairs(model: nn.Module, x: torch.Tensor) -> tuple[list[tuple[nn.Conv2d
     for module in model.modules():
         if type(module) in _CONVOLUTIONS:
             hooks.append(module.register_forward_hook(after_convolution))
-        elif type(module) in _NORMALISATIONS and module.running_mean is not None:  # type: ignore[union-attr]
+        elif type(module) in _NORMALISATIONS and module.running_mean is not None:
             hooks.append(module.register_forward_pre_hook(before_norm))
     try:
         with _Watch() as watch:

@@ -41,7 +41,7 @@ def cached_file(repository: str, filename: str, revision: str | None = None) -> 
 
 
 def cached_repositories() -> list[str]:
-    """``owner/name`` of every model repository whose safetensors weights lie in the local cache, in alphabetical order."""
+    """``owner/name`` of every model repository whose safetensors weights lie in the local cache, sorted."""
     folder = cache_folder()
     if not folder.is_dir():
         return []
@@ -57,7 +57,11 @@ def cached_names() -> list[str]:
     """Names under which `load_backbone` finds weights in the local cache: ``arch.tag`` or ``hf-hub:owner/name``."""
     from timm.models import get_pretrained_cfg, list_pretrained
 
-    tagged = {get_pretrained_cfg(name).hf_hub_id: name for name in reversed(list_pretrained())}
+    tagged: dict[str, str] = {}
+    for name in list_pretrained():
+        config = get_pretrained_cfg(name)
+        if config is not None and config.hf_hub_id:
+            tagged.setdefault(config.hf_hub_id, name)
     names = []
     for repository in cached_repositories():
         if repository in tagged:
@@ -115,7 +119,7 @@ def fetch(repository: str, filename: str, revision: str | None = None) -> Path:
 
     Raises
     ------
-    Unreachable
+    UnreachableError
         When it is not in the cache and the hub cannot be asked; the message is a clause.
     BackboneError
         When the hub was asked and refused, or the repository has no such file.
@@ -125,9 +129,14 @@ def fetch(repository: str, filename: str, revision: str | None = None) -> Path:
     if filename == WEIGHTS_FILE and (pickles := _cached_pickles(repository)):
         raise BackboneError(pickle_refusal(f"{repository} (in the hub cache)", pickles))
     if reason := unreachable():
-        raise Unreachable(reason)
+        raise UnreachableError(reason)
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     place = f"{repository}@{revision}" if revision else repository
     try:
@@ -139,7 +148,7 @@ def fetch(repository: str, filename: str, revision: str | None = None) -> Path:
             f"{place}: {endpoint()} knows no such public repository (or it asks for a login); check the name"
         ) from error
     except LocalEntryNotFoundError as error:  # the hub's client says so when the connection broke, not the name
-        raise Unreachable(f"the connection to {endpoint()} failed") from error
+        raise UnreachableError(f"the connection to {endpoint()} failed") from error
     except EntryNotFoundError as error:
         raise BackboneError(
             f"{place}: this repository has no {filename}; expected weights as safetensors beside a timm config.json "
@@ -147,10 +156,12 @@ def fetch(repository: str, filename: str, revision: str | None = None) -> Path:
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BackboneError(f"{place}: downloading {filename} failed ({first}); try again, nothing is left half") from error
+        raise BackboneError(
+            f"{place}: downloading {filename} failed ({first}); try again, nothing is left half"
+        ) from error
 
 
-class Unreachable(Exception):
+class UnreachableError(Exception):
     """The hub cannot be asked; the text says why in one clause. Callers add what there is instead."""
 
 

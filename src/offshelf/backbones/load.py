@@ -79,15 +79,15 @@ def _tagged(source: Source) -> tuple[nn.Module, WeightsOrigin, str, str]:
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(source.name)
+    assert config is not None  # names.resolve found it
     if not config.hf_hub_id:
-        file = (config.url or "").rpartition("/")[2] or "a pickled file"
+        file = str(config.url or "a pickled file").rpartition("/")[2]
         raise BackboneError(hub.pickle_refusal(f"{source.name}: timm's registry", [file]))
     path = _fetched(source, config.hf_hub_id, hub.WEIGHTS_FILE)
     _check_weights(path, source.name)
-    # timm reads the file we have at hand; the file's own place is taken out again, since it is nothing to export.
     settings = {**config.to_dict(), "file": str(path), "custom_load": False}
     model = _create(source.name, source.architecture, pretrained=True, pretrained_cfg=settings)
-    model.pretrained_cfg["file"] = None  # type: ignore[operator, index]
+    _forget_place(model)
     return model, "hub", config.license or "unknown", _origin(config.hf_hub_id, path)
 
 
@@ -120,8 +120,13 @@ def _from_folder(name: str, folder: Path) -> tuple[nn.Module, str, str]:
     model = _create(name, f"local-dir:{folder}", pretrained=True)
     recorded = config.get("offshelf") or {}
     licence = recorded.get("licence") or config.get("pretrained_cfg", config).get("license") or "unknown"
-    model.pretrained_cfg.update(file=None, source=None)  # type: ignore[operator, union-attr]
+    _forget_place(model)
     return model, str(licence), str(recorded.get("note") or "")
+
+
+def _forget_place(model: Any) -> None:
+    """Where the weights lay on this machine is nothing to export."""
+    model.pretrained_cfg.update(file=None, source=None)
 
 
 def _read_config(name: str, folder: Path) -> dict[str, Any]:
@@ -144,18 +149,19 @@ def _read_config(name: str, folder: Path) -> dict[str, Any]:
         raise BackboneError(f"{path}: it names no 'architecture'; expected a config.json in timm's format")
     architecture = config["architecture"]
     if architecture not in architectures():
-        raise BackboneError(
-            f"{path}: timm knows no architecture {architecture!r}{near(architecture, architectures())}"
-        )
+        raise BackboneError(f"{path}: timm knows no architecture {architecture!r}{near(architecture, architectures())}")
     settings = config.get("pretrained_cfg")
     if isinstance(settings, dict):
         outside = [key for key in _PREPROCESSING if key in config and config[key] != settings.get(key)]
         if outside:
             raise BackboneError(
-                f"{path}: {', '.join(outside)} stands outside 'pretrained_cfg', where timm does not read it; move it there"
+                f"{path}: {', '.join(outside)} stands outside 'pretrained_cfg', where timm does not read it; "
+                "move it there"
             )
         if settings.get("custom_load"):
-            raise BackboneError(f"{path}: 'custom_load' asks for a foreign weight format; expected timm's own state dict")
+            raise BackboneError(
+                f"{path}: 'custom_load' asks for a foreign weight format; expected timm's own state dict"
+            )
     return config
 
 
@@ -202,7 +208,7 @@ def _check_complete(name: str, model: nn.Module, said: list[str]) -> None:
             if keys:
                 shown = ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")
                 raise BackboneError(
-                    f"{name}: the weights lack {len(keys)} of the network's tensors ({shown}), which would stay random; "
+                    f"{name}: the weights lack {len(keys)} of the network's tensors ({shown}), and they would stay random; "
                     "expected a complete file"
                 )
 
@@ -234,7 +240,7 @@ def _listening() -> Iterator[list[str]]:
 def _fetched(source: Source, repository: str, filename: str, revision: str | None = None) -> Path:
     try:
         return hub.fetch(repository, filename, revision)
-    except hub.Unreachable as reason:
+    except hub.UnreachableError as reason:
         here = []
         if embedded.EMBEDDED:
             here.append(f"{', '.join(embedded.EMBEDDED)} (with the package)")

@@ -93,7 +93,7 @@ def _folder(text: str) -> Source:
     if (path / "run.json").is_file():
         if not (path / "model").is_dir():
             raise BackboneError(
-                f"{text}: this run holds no network (it has no model/ folder); expected the folder of a run that trained one"
+                f"{text}: this run holds no network (it has no model/ folder); expected a run that trained one"
             )
         return Source("run", text, folder=path / "model")
     return Source("folder", text, folder=path)

@@ -43,10 +43,8 @@ def read(model: nn.Module, x: torch.Tensor, readout: Readout = "pooled") -> torc
             "readout='logits': this network was loaded without a classifier; load it with num_classes=None to keep "
             "its own, or read 'pooled' features"
         )
-    if readout == "logits":
-        out = network(x)
-    else:
-        out = network.forward_head(network.forward_features(x), pre_logits=True)
+    logits = readout == "logits"
+    out = network(x) if logits else network.forward_head(network.forward_features(x), pre_logits=True)
     if not isinstance(out, torch.Tensor) or out.ndim != 2 or out.shape[0] != x.shape[0]:
         got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
         raise BackboneError(

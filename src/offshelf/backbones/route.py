@@ -2,7 +2,7 @@
 
 A network is prepared once: batch norms folded into convolutions, memory laid out by channels, and weights in bfloat16
 where the processor computes with it. bfloat16 keeps eight bits of a number, which some networks amplify, so the first
-batch runs in single precision as well, through the network as it was loaded, and bfloat16 stays only when the two agree:
+batch runs in single precision as well, through the network as it was loaded, and it stays only when the two agree:
 median cosine of the *centred* features (minus their mean over the batch, which is what a classifier sees; the plain
 cosine flatters) at least 0.995 and the worst at least 0.98. The route and both cosines belong with every result.
 
@@ -62,7 +62,6 @@ class FastNetwork:
         self.folded = 0
         self._reference: nn.Module | None = model
         self._prepared: nn.Module | None = None
-        self._logits = getattr(model, "num_classes", 0) != 0
         if exact:
             self._settle("fp32", "single precision was asked for")
         elif not has_bf16(_device(model)):
@@ -162,8 +161,7 @@ def _with_precision(model: nn.Module, route: Route) -> nn.Module:
     """On a GPU weights stay in single precision and autocast does the rest, see `run`."""
     if route == "bf16" and _device(model).type == "cpu":
         model = model.to(torch.bfloat16)
-    # typeshed of torch knows memory_format only for tensors
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(memory_format=torch.channels_last)
 
 
 def run(model: nn.Module, x: torch.Tensor, route: Route, readout: Readout) -> torch.Tensor:
@@ -171,7 +169,10 @@ def run(model: nn.Module, x: torch.Tensor, route: Route, readout: Readout) -> to
     device = _device(model)
     precision = torch.bfloat16 if route == "bf16" and device.type == "cpu" else torch.float32
     pictures = x.to(device=device, dtype=precision, memory_format=torch.channels_last)
-    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=route == "bf16" and device.type == "cuda"):
+    with (
+        torch.inference_mode(),
+        torch.autocast("cuda", torch.bfloat16, enabled=route == "bf16" and device.type == "cuda"),
+    ):
         return read(model, pictures, readout).float().cpu()
 
 

@@ -1,0 +1,135 @@
+"""`offshelf predict`: a finished run and pictures in, a row a picture out."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from offshelf.engine.console import Console
+from offshelf.engine.files import write_atomic
+from offshelf.engine.runs import Run
+from offshelf.errors import UsageError
+from offshelf.jobs.common import Common, CommonOptions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Format = Literal["csv", "json", "parquet"]
+
+
+@dataclass
+class Predicted:
+    """A row a picture: path, label, a probability per class, error."""
+
+    table: pa.Table
+    format: str
+    out: Path | None
+    exit_code: int = 0
+
+    def summary(self) -> dict[str, Any]:
+        """Rows as JSON-able records."""
+        return {"predictions": self.table.to_pylist(), "out": str(self.out) if self.out else None}
+
+    def show(self, console: Console) -> None:
+        """Rows to standard output when no file was named, else where they went."""
+        if self.out:
+            console.say(f"{self.table.num_rows} rows: {self.out}")
+        else:
+            sys.stdout.write(encode(self.table, self.format).decode("utf-8"))
+
+
+def predict(
+    run: Path,
+    inputs: list[str],
+    /,
+    *,
+    format: Format | None = None,
+    out: Path | None = None,
+    strict: bool = False,
+    common: CommonOptions = Common(),  # noqa: B008
+) -> Predicted:
+    """Label new pictures with a finished run.
+
+    Parameters
+    ----------
+    run
+        Folder that fit or finetune wrote.
+    inputs
+        Pictures, folders of pictures, or manifests.
+    format
+        csv, json or parquet; taken from the ending of --out, else csv.
+    out
+        File to write; standard output when none is named.
+    strict
+        Stop when any picture cannot be read.
+    """
+    chosen = _format(format, out)
+    record = Run.open(run)
+    import numpy as np
+    import pyarrow as pa
+
+    from offshelf.data.samples import as_samples
+    from offshelf.data.sources import open_dataset
+    from offshelf.errors import DataError
+    from offshelf.transfer.classifier import load_classifier
+
+    console = common.console()
+    classifier = load_classifier(record.folder / "model")
+    names: list[str] = []
+    probabilities, errors = [], []
+    for source in inputs:
+        samples = as_samples(open_dataset(source))
+        with console.progress(f"predict {source}", len(samples)) as advance:
+            table, refused = classifier.predict(samples, advance)
+        if refused and strict:
+            raise DataError(f"{len(refused)} pictures cannot be read, and --strict was asked for: {next(iter(refused.values()))}.")
+        names += [samples.path(row) for row in range(len(samples))]
+        probabilities.append(table)
+        errors += [refused[row].reason if row in refused else None for row in range(len(samples))]
+    joined = np.concatenate(probabilities) if probabilities else np.empty((0, len(classifier.classes)))
+    labels = [None if error else classifier.classes[int(row.argmax())] for row, error in zip(joined, errors)]
+    columns: dict[str, Any] = {"path": names, "label": pa.array(labels, pa.string())}
+    for number, name in enumerate(classifier.classes):
+        columns[f"p_{name}"] = pa.array(joined[:, number], pa.float64(), mask=np.isnan(joined[:, number]))
+    columns["error"] = pa.array(errors, pa.string())
+    result = Predicted(pa.table(columns), chosen, Path(out) if out else None, exit_code=3 if any(errors) else 0)
+    for name, error in [(name, error) for name, error in zip(names, errors) if error][:5]:
+        console.warn(f"not read: {name}: {error}")
+    if result.out:
+        write_atomic(result.out, encode(result.table, chosen))
+    return result
+
+
+def encode(table: pa.Table, format: str) -> bytes:
+    """The table as CSV, JSON (a list of records) or Parquet."""
+    if format == "json":
+        return (json.dumps(table.to_pylist(), ensure_ascii=False, indent=1) + "\n").encode()
+    sink = io.BytesIO()
+    if format == "parquet":
+        import pyarrow.parquet as pq
+
+        pq.write_table(table, sink)
+    else:
+        import csv
+
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(table.column_names)
+        writer.writerows(["" if value is None else value for value in row.values()] for row in table.to_pylist())
+        sink.write(text.getvalue().encode())
+    return sink.getvalue()
+
+
+def _format(format: str | None, out: Path | None) -> str:
+    ending = Path(out).suffix.lstrip(".").lower() if out else ""
+    if format is None:
+        if out and ending not in ("csv", "json", "parquet"):
+            raise UsageError(f"--out {out}: cannot tell the format from the ending; add --format csv, json or parquet.")
+        return ending or "csv"
+    if format == "parquet" and out is None:
+        raise UsageError("--format parquet needs --out FILE; it is no text for standard output.")
+    return format
