@@ -11,17 +11,17 @@ import numpy as np
 from offshelf.evaluate.splits import Fold
 
 
-def baselines(labels: Sequence[int] | np.ndarray, classes: Sequence[str], folds: Sequence[Fold]) -> dict[str, Any]:
+def baselines(labels: Sequence[int] | np.ndarray, folds: Sequence[Fold], classes: Sequence[str]) -> dict[str, Any]:
     """Chance and majority level of a measurement.
 
     Parameters
     ----------
     labels
         ``(n,)`` class numbers.
-    classes
-        Names of the K classes.
     folds
         The folds that are measured.
+    classes
+        Names of the K classes.
 
     Returns
     -------

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+
+from offshelf.engine.files import write_atomic, write_json
+from offshelf.engine.runs import Run, new_run_folder
+from offshelf.errors import RunError, UsageError
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    made = Run.create(tmp_path / "run", "fit", {"data": "x"}, seed=3)
+    write_json(made.folder / "results.json", {"accuracy": 0.5})
+    write_atomic(made.folder / "model" / "model.safetensors", b"weights")
+    made.finish()
+    return made.folder
+
+
+def test_a_finished_run_seals_every_file(run: Path) -> None:
+    record = Run.open(run).record
+    assert record["status"] == "complete"
+    assert set(record["files"]) == {"results.json", "model/model.safetensors"}
+    assert record["seed"] == 3
+    assert record["versions"]["torch"]
+    assert "process" not in record
+
+
+def test_changed_numbers_are_caught_by_their_hash(run: Path) -> None:
+    path = run / "results.json"
+    path.write_text(path.read_text().replace("0.5", "0.9"))
+    with pytest.raises(RunError, match=r"results\.json: changed since the run was written"):
+        Run.open(run)
+
+
+def test_a_missing_file_is_named(run: Path) -> None:
+    (run / "model" / "model.safetensors").unlink()
+    with pytest.raises(RunError, match=r"model\.safetensors: sealed in run\.json, but missing"):
+        Run.open(run)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "head.pkl", "model.pt", "head"])
+def test_a_pickle_has_no_place_in_a_run(run: Path, name: str) -> None:
+    (run / "model" / name).write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(RunError, match="has no place in a run"):
+        Run.open(run)
+
+
+def test_unfinished_foreign_and_absent_runs_are_told_apart(tmp_path: Path, run: Path) -> None:
+    with pytest.raises(RunError, match="not a run folder"):
+        Run.open(tmp_path)
+    record = json.loads((run / "run.json").read_text())
+    write_json(run / "run.json", record | {"status": "running"})
+    with pytest.raises(RunError, match="the run is running, not complete"):
+        Run.open(run)
+    write_json(run / "run.json", record | {"format": 99})
+    with pytest.raises(RunError, match="run format 99, expected 1"):
+        Run.open(run)
+
+
+def test_nothing_that_is_there_is_overwritten_unasked(tmp_path: Path, run: Path) -> None:
+    with pytest.raises(UsageError, match="holds a complete run"):
+        Run.create(run, "fit", {}, 0)
+    with pytest.raises(UsageError, match="holds a run of `offshelf fit`"):
+        Run.create(run, "finetune", {}, 0, overwrite=True)
+    Run.create(run, "fit", {}, 0, overwrite=True)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    with pytest.raises(UsageError, match="files that are not a run"):
+        Run.create(tmp_path / "photos", "fit", {}, 0, overwrite=True)
+
+
+def test_run_folders_get_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = [new_run_folder("fit", "some/my photos.csv").as_posix() for _ in range(2)]
+    assert made == ["runs/fit-my-photos", "runs/fit-my-photos-2"]
