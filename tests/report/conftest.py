@@ -161,10 +161,12 @@ def make_results(
         "protocol": {
             "name": "heads", "version": 1, "feature_point": "pooled", "standardise": "inside the training rows", "inner_folds": 3,
             "bootstrap": {"replicates": 2000, "unit": "group", "seed": 0}, "grid": [2, 2],
+            "folds": [{"name": "fold 1", "train": 288, "test": 72}, {"name": "fold 2", "train": 288, "test": 72}],
         },
         "baselines": {"chance": 1 / number, "majority": 0.412, "majority_class": classes[-1]},
         "arms": made,
         "best": best["name"],
+        "selected": cell(value - 0.006, n) | {"arms": len(made), "chosen": {names[0]: 1.0}},
         "comparisons": [
             {"a": names[i], "b": names[j], "metric": "balanced_accuracy", "difference": 0.021 * (j - i), "low": 0.021 * (j - i) - 0.025,
              "high": 0.021 * (j - i) + 0.025, "told_apart": j - i > 1}

@@ -116,11 +116,12 @@ def _settings(network: Any, card: BackboneCard | None, given: dict[str, Any]) ->
         if card.weights != "random" and card.licence != "unknown":
             settings["license"] = card.licence
     settings.update(given)
-    built_for = _built_for(network)
-    if built_for is not None and tuple(settings["input_size"][1:]) != built_for:
-        if "input_size" in given:
-            raise UsageError(f"input_size={given['input_size']}: this network is built for {built_for} pixels only")
-        settings["input_size"] = (3, *built_for)
+    size, strict = _built_for(network)
+    if size is not None and tuple(settings["input_size"][1:]) != size:
+        if strict and "input_size" in given:
+            raise UsageError(f"input_size={given['input_size']}: this network is built for {size} pixels only")
+        if strict or (card is None and "input_size" not in given):
+            settings["input_size"] = (settings["input_size"][0], *size)
     settings["num_classes"] = network.num_classes
     for key in (*_TEST_KEYS, "pool_size", "label_offset"):  # recommendations for the weights this network came from
         settings.pop(key, None)
@@ -130,13 +131,13 @@ def _settings(network: Any, card: BackboneCard | None, given: dict[str, Any]) ->
     return settings
 
 
-def _built_for(network: Any) -> tuple[int, int] | None:
-    """Height and width of a network that takes one size only (a ViT with a fixed table of positions), else None."""
+def _built_for(network: Any) -> tuple[tuple[int, int] | None, bool]:
+    """Height and width for which a network with a table of positions is built, and whether it takes no other."""
     embed = getattr(network, "patch_embed", None)
     size = getattr(embed, "img_size", None)
-    if size is None or not getattr(embed, "strict_img_size", False):
-        return None
-    return (int(size[0]), int(size[1]))
+    if size is None:
+        return None, False
+    return (int(size[0]), int(size[1])), bool(getattr(embed, "strict_img_size", False))
 
 
 def _arguments(network: Any, given: dict[str, Any] | None) -> dict[str, Any]:
@@ -146,9 +147,9 @@ def _arguments(network: Any, given: dict[str, Any] | None) -> dict[str, Any]:
         if key not in _NOT_ARGUMENTS and not key.endswith(("drop_rate", "drop_path_rate"))
     }
     arguments = {**remembered, **(given or {})}
-    built_for = _built_for(network)
-    if built_for is not None:
-        arguments["img_size"] = list(built_for)
+    size, _ = _built_for(network)
+    if size is not None:
+        arguments["img_size"] = list(size)
     for key, value in arguments.items():
         try:
             json.dumps(value)

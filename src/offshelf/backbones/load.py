@@ -199,18 +199,26 @@ def _create(name: str, model_name: str, **settings: Any) -> nn.Module:
 
 
 def _check_complete(name: str, model: nn.Module, said: list[str]) -> None:
-    """timm leaves what a file lacks at random where it loads loosely, and says so only in its log."""
-    classifier = model.pretrained_cfg.get("classifier") or ()  # type: ignore[operator, union-attr]
-    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    """Some families are loaded loosely by timm: what a file lacks stays as drawn, and only timm's log says so.
+
+    A final normalisation that is missing is no fault: weights from masked pre-training have none (ConvNeXt V2 FCMAE),
+    and it starts as the identity, not at random.
+    """
+    state = model.state_dict()
     for message in said:
-        if lacking := re.match(r"Missing keys \((.*?)\)", message):
-            keys = [key for key in lacking[1].split(", ") if not key.startswith(heads or ("\0",))]
-            if keys:
-                shown = ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")
-                raise BackboneError(
-                    f"{name}: the weights lack {len(keys)} of the network's tensors ({shown}), and they would stay random; "
-                    "expected a complete file"
-                )
+        lacking = re.match(r"Missing keys \((.*?)\)", message)
+        keys = lacking[1].split(", ") if lacking else []
+        random = [key for key in keys if not (key.startswith("head.") and _constant(state[key]))]
+        if random:
+            shown = ", ".join(random[:4]) + (", ..." if len(random) > 4 else "")
+            raise BackboneError(
+                f"{name}: the weights lack {len(random)} of the network's tensors ({shown}), which would be random; "
+                "expected a complete file"
+            )
+
+
+def _constant(tensor: torch.Tensor) -> bool:
+    return bool((tensor == 0).all() or (tensor == 1).all())
 
 
 @contextmanager

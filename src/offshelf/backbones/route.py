@@ -38,6 +38,8 @@ class FastNetwork:
         From `load_backbone`; it is copied, and stays as it is. It must be in evaluation mode.
     exact : bool
         Single precision whatever the processor can do; batch norms are folded, which changes nothing but rounding.
+    route : {"bf16", "fp32"}, optional
+        A route that was decided before, see `with_route`.
 
     Attributes
     ----------
@@ -51,7 +53,9 @@ class FastNetwork:
         Why this route, in one sentence.
     """
 
-    def __init__(self, model: nn.Module, exact: bool = False) -> None:
+    def __init__(self, model: nn.Module, exact: bool = False, route: Route | None = None) -> None:
+        if route not in (None, "bf16", "fp32"):
+            raise UsageError(f"route={route!r}: expected 'bf16' or 'fp32'")
         if any(module.training for module in model.modules()):
             raise UsageError("FastNetwork: the network is in training mode; call .eval() first, or use load_backbone")
         self.exact = exact
@@ -64,22 +68,15 @@ class FastNetwork:
         self._prepared: nn.Module | None = None
         if exact:
             self._settle("fp32", "single precision was asked for")
+        elif route is not None:
+            self._settle(route, "the route was decided before")
         elif not has_bf16(_device(model)):
             self._settle("fp32", "this processor has no bfloat16 arithmetic")
 
     @classmethod
     def with_route(cls, model: nn.Module, route: Route) -> FastNetwork:
         """Take a route that was decided before, so that new features are computed as the stored ones were."""
-        if route not in ("bf16", "fp32"):
-            raise UsageError(f"route={route!r}: expected 'bf16' or 'fp32'")
-        network = cls(model, exact=route == "fp32")
-        if route == "bf16":
-            network.route = None
-            network.cosine_median = network.cosine_min = None
-            network._settle("bf16", "the route was decided before")
-        else:
-            network.note = "the route was decided before"
-        return network
+        return cls(model, route=route)
 
     def features(self, x: torch.Tensor, readout: Readout = "pooled") -> torch.Tensor:
         """Numbers for a batch of pictures; the first batch decides the route.
@@ -137,6 +134,7 @@ class FastNetwork:
             assert self._reference is not None
             prepared, self.folded = prepare(self._reference, route)
         self.route, self.note, self._prepared = route, why, prepared
+        self._reference = None
 
 
 def prepare(model: nn.Module, route: Route) -> tuple[nn.Module, int]:
@@ -179,7 +177,8 @@ def run(model: nn.Module, x: torch.Tensor, route: Route, readout: Readout) -> to
 def agreement(exact: torch.Tensor, fast: torch.Tensor) -> tuple[torch.Tensor, str]:
     """Cosine, picture by picture, of two sets of features (B, d), and whether they were ``"centred"`` or ``"plain"``.
 
-    Centred: both minus the mean of the exact features over the batch. From 8 pictures on.
+    Centred: minus their mean over the batch, from 8 pictures on. A picture whose features are the mean gives 0, which
+    counts as disagreement: nothing can be said about it.
     """
     exact, fast = exact.double(), fast.double()
     if len(exact) < CENTRED_FROM:

@@ -39,6 +39,11 @@ def normal_split(name: str) -> str | None:
     return next((split for split, words in SPLITS.items() if word in words), None)
 
 
+def split_rank(split: str | None) -> int:
+    """Place of a split in the usual order: train, validation, test; first for None."""
+    return list(SPLITS).index(split) if split in SPLITS else -1
+
+
 def split_of_file(stem: str) -> str | None:
     """The split a file name starts with: ``train``, ``train-00000-of-00001``, ``val_a``; otherwise None."""
     return normal_split(re.split(r"[-_.]", stem, maxsplit=1)[0])
@@ -147,9 +152,7 @@ def texts_of(dataset: datasets.Dataset, column: str, name: str) -> list[str | No
     """One column as stripped text; whole numbers without a decimal point, empty and missing as None."""
     feature = dataset.features[column]
     if isinstance(feature, datasets.ClassLabel):
-        return [
-            None if value is None or value < 0 else feature.names[value] for value in values_of(dataset, column)
-        ]
+        return [None if value is None or value < 0 else feature.names[value] for value in values_of(dataset, column)]
     return [_text(value, name, column) for value in values_of(dataset, column)]
 
 

@@ -39,7 +39,7 @@ def to_eight_bit(values: np.ndarray, integer_bits: int | None = None) -> np.ndar
 
 
 def stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Map ``low`` to 0 and ``high`` to 255, clip beyond them, round to uint8; all 0 when ``high`` is not above ``low``."""
+    """Map ``low`` to 0 and ``high`` to 255, clip, round to uint8; all 0 when ``high`` is not above ``low``."""
     if high <= low:
         return np.zeros(values.shape, dtype=np.uint8)
     scaled = (values.astype(np.float64) - low) * (255.0 / (high - low))

@@ -1,4 +1,4 @@
-"""DICOM through pydicom (extra ``medical``): windowing, inverted greys and depth, to the eight bits a screen would show."""
+"""DICOM through pydicom (extra ``medical``): windowing, inverted greys and depth, to the eight bits of a screen."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def decode_dicom(data: bytes, name: str, pixel_limit: int) -> torch.Tensor:
     except Exception as error:  # pydicom raises many types on damaged files
         raise ImageError(name, "the DICOM header is damaged. Export the picture again") from error
     if not height or not width or "PixelData" not in header:
-        raise ImageError(name, "a DICOM file without pixels (a report or a directory); expected a picture. Leave it out")
+        raise ImageError(
+            name, "a DICOM file without pixels (a report or a directory); expected a picture. Leave it out"
+        )
     if height * width > pixel_limit:
         raise ImageError(
             name, f"{width:,} x {height:,} pixels are over the limit of {pixel_limit:,}; reduce it or leave it out"

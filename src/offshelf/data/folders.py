@@ -20,15 +20,26 @@ from offshelf.data.columns import (
     normal_split,
     relative_id,
     sort_classes,
+    split_rank,
     with_notes,
 )
 from offshelf.data.hf import datasets
 from offshelf.errors import DataError
 
-IMAGE_ENDINGS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .gif .webp .bmp .dib .tif .tiff .jp2 .j2k .avif .ico .tga "
-    ".ppm .pgm .pbm .pnm .pcx .dcm .dicom".split()
-)
+IMAGE_ENDINGS = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".apng",
+    ".gif",
+    ".webp",
+    ".bmp",
+    ".dib",
+    ".tif",
+    ".tiff",
+) + (".jp2", ".j2k", ".avif", ".ico", ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".pcx", ".dcm", ".dicom")
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 JUNK = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # left by operating systems, nobody's data
 
@@ -58,7 +69,7 @@ class Scan:
 
 def is_image_name(name: str) -> bool:
     """Whether the ending is that of a picture format that can be read."""
-    return os.path.splitext(name)[1].lower() in IMAGE_ENDINGS  # noqa: PTH122 (called once a file)
+    return name.lower().endswith(IMAGE_ENDINGS)
 
 
 def list_folder(path: str) -> Level:
@@ -141,7 +152,7 @@ def read_folder(root: Path) -> datasets.Dataset | None:
     if filled and len(split_like) == len(filled):
         if top.images:
             raise _mixed(str(root), top.images, filled)
-        parts = [_read_split(root, name) for name in filled]
+        parts = sorted((_read_split(root, name) for name in filled), key=lambda part: split_rank(part.split))
         others += [path for name in scans for path in scans[name].others]
         merged = Counter(part.split for part in parts)
         remarks += [

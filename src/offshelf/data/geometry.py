@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
+from torchvision.transforms.v2 import InterpolationMode, functional
 
 from offshelf.errors import ImageError, UsageError
 
@@ -41,8 +40,8 @@ def split_tiles(image: torch.Tensor, grid: tuple[int, int], name: str = "image")
     if height < rows or width < columns:
         raise ImageError(
             name,
-            f"{width} x {height} pixels cannot be cut into {rows} x {columns} tiles; expected at least one pixel a tile. "
-            "Use a smaller grid or leave this picture out.",
+            f"{width} x {height} pixels cannot be cut into {rows} x {columns} tiles; expected at least one pixel "
+            "a tile. Use a smaller grid or leave this picture out.",
         )
     return [
         tile for row in torch.tensor_split(image, rows, dim=-2) for tile in torch.tensor_split(row, columns, dim=-1)
@@ -81,21 +80,25 @@ def copies(image: torch.Tensor, n: int) -> list[torch.Tensor]:
     if n == 1:
         return [image]
     if n == 2:
-        return [image, F.horizontal_flip(image)]
+        return [image, functional.horizontal_flip(image)]
     if n != 16:
-        raise UsageError(f"copies={n!r}: expected 1 (as it is), 2 (with its mirror image) or 16 (crops, rotations, mirrors).")
+        raise UsageError(
+            f"copies={n!r}: expected 1 (as it is), 2 (with its mirror image) or 16 (crops, rotations, mirrors)."
+        )
     height, width = image.shape[-2:]
     side = [max(1, round(height * 2 / 3)), max(1, round(width * 2 / 3))]
-    eight = [image, *F.five_crop(image, side), _rotate(image, 10.0), _rotate(image, -10.0)]
-    return eight + [F.horizontal_flip(copy) for copy in eight]
+    eight = [image, *functional.five_crop(image, side), _rotate(image, 10.0), _rotate(image, -10.0)]
+    return eight + [functional.horizontal_flip(copy) for copy in eight]
 
 
 def _rotate(image: torch.Tensor, degrees: float) -> torch.Tensor:
     height, width = image.shape[-2:]
     margin = math.ceil(max(height, width) * math.sin(math.radians(abs(degrees)))) + 1
-    padded = F.pad(image, [margin] * 4, padding_mode="edge")  # otherwise black corners would speak in the features
-    turned = F.rotate(padded, degrees, interpolation=InterpolationMode.BILINEAR)
-    return F.center_crop(turned, [height, width])
+    padded = functional.pad(
+        image, [margin] * 4, padding_mode="edge"
+    )  # otherwise black corners would speak in the features
+    turned = functional.rotate(padded, degrees, interpolation=InterpolationMode.BILINEAR)
+    return functional.center_crop(turned, [height, width])
 
 
 def blank_centre(image: torch.Tensor, area: float = 0.6) -> torch.Tensor:

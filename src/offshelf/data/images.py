@@ -1,7 +1,7 @@
 """Encoded bytes in, uint8 tensors out: one picture at a time, upright, without alpha, within one pixel limit.
 
-The header is read first, and it alone decides the way; the name of a file never does. torchvision decodes JPEG and plain
-8-bit PNG, Pillow the rest (alpha, palettes, animations, TIFF, BMP, JPEG 2000, ...), pydicom DICOM.
+The header is read first, and it alone decides the way; the name of a file never does. torchvision decodes JPEG and
+plain PNG, Pillow the rest (alpha, palettes, animations, TIFF, BMP, JPEG 2000, ...), pydicom DICOM.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from offshelf.data.dicom import decode_dicom, is_dicom
 from offshelf.errors import ImageError
 
 PIXEL_LIMIT = 178_956_970  # twice Pillow's warning level: where Pillow itself would refuse; torchvision has no limit
-# Formats that Pillow may try, in this order. Not among them: EPS (would run Ghostscript); TGA has no mark, so it is last.
+# Formats that Pillow may try, in this order. No EPS, which would run Ghostscript; TGA is last, since it has no mark.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "AVIF", "ICO", "PPM", "PCX", "TGA")
 ORIENTATION = 0x0112  # EXIF tag
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -108,8 +108,12 @@ def check_size(size: tuple[int, int], name: str, limit: int) -> None:
 
 
 def _silence_libraries() -> None:
-    """Let no warning of Pillow or pydicom out; re-entered when a program has put its own filters in front."""
-    for module in (r"PIL\.", r"pydicom\."):
+    """Let no warning of the decoders out; entered again when a program has put its own filters in front.
+
+    One filter for good and not ``catch_warnings`` around each picture, which is not safe between threads.
+    torchvision.io announces at every call that it will move to torchcodec in some later release.
+    """
+    for module in (r"PIL\.", r"pydicom\.", r"torchvision\.io"):
         entry = ("ignore", None, Warning, re.compile(module), 0)
         if entry not in warnings.filters:
             warnings.filterwarnings("ignore", module=module)
@@ -121,11 +125,11 @@ def _open(data: bytes, name: str) -> ImageFile.ImageFile:
         if format_name not in Image.OPEN:
             continue  # this Pillow was built without it
         factory, accept = Image.OPEN[format_name]
-        accepted = accept(data[:16]) if accept else True
-        if not accepted or isinstance(accepted, str):
-            continue
         maker = JpegImageFile if format_name == "JPEG" else factory  # the JPEG factory would look for further pictures
         try:
+            accepted = accept(data[:16]) if accept else True
+            if not accepted or isinstance(accepted, str):
+                continue
             return maker(io.BytesIO(data), "")
         except (SyntaxError, IndexError, TypeError, KeyError, struct.error):
             continue  # the mark fits, the header does not: perhaps another format's
@@ -157,13 +161,15 @@ def _reason(error: Exception) -> str:
 
 def _decode_jpeg(data: bytes, header: JpegImageFile, at_least: int | None) -> torch.Tensor:
     if at_least is not None and at_least > 0 and min(header.size) >= 2 * at_least:
-        header.draft(None, (at_least, at_least))  # type: ignore[arg-type]  # None: leave the colour mode as it is
+        header.draft(None, (at_least, at_least))  # None: leave the colour mode as it is
         return _decode_with_pillow(header)
     mode = ImageReadMode.GRAY if header.mode == "L" else ImageReadMode.RGB
     try:
         return torchvision_decode(_tensor(data), mode=mode, apply_exif_orientation=True)
     except RuntimeError:
-        return _decode_with_pillow(header)  # colour spaces that torchvision does not know, or damage, which raises there
+        return _decode_with_pillow(
+            header
+        )  # colour spaces that torchvision does not know, or damage, which raises there
 
 
 def _is_plain_png(data: bytes, header: PngImageFile) -> bool:

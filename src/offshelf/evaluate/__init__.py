@@ -1,1 +1,1 @@
-"""How well something works: folds, metrics with intervals, paired comparisons, controls and the protocols that fix them."""
+"""How well something works: folds, metrics with intervals, comparisons, controls, and the protocols that fix them."""

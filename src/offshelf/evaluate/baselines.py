@@ -28,7 +28,8 @@ def baselines(labels: Sequence[int] | np.ndarray, folds: Sequence[Fold], classes
     levels
         ``chance``: balanced accuracy of any answer that ignores the image, 1 over the number of classes among the
         tested rows; ``majority``: accuracy over all test rows when each fold answers the commonest class of its
-        training rows (the first among equals); ``majority_class``: its name, the most frequent answer over the test rows.
+        training rows (the first among equals); ``majority_class``: its name (the most frequent
+        answer over the test rows).
     """
     y = np.asarray(labels)
     tested = np.concatenate([fold.test for fold in folds])

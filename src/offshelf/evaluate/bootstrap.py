@@ -177,7 +177,10 @@ def _calibration(scores: Scores, point: Sample, drawn: Sample, codes: np.ndarray
                 "high": float((k + 1) / N_BINS),
                 "confidence": float(scores.reliability.confidence[inside].mean()),
                 "accuracy": metric_cell(
-                    accuracy, drawn.bins[k], int(inside.sum()), fallback=lambda wilson=wilson: wilson  # type: ignore[misc]
+                    accuracy,
+                    drawn.bins[k],
+                    int(inside.sum()),
+                    fallback=lambda wilson=wilson: wilson,  # type: ignore[misc]
                 ),
                 "n": int(inside.sum()),
             }

@@ -29,7 +29,7 @@ Answers = np.ndarray | tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """One arm: value, replicates ``(B,)``, share of undefined replicates and what decides its rows' scores ``(n, ...)``."""
+    """One arm: value, replicates ``(B,)``, share of undefined ones, and the answers ``(n, ...)`` it is scored by."""
 
     value: float
     replicates: np.ndarray
@@ -85,9 +85,7 @@ def compare_arms(
         raise UsageError("compare_arms: no arms were given; give at least one")
     measured, codes = _measure(labels, arms, n_classes, groups, metric, seed, n_boot)
     order = _ranking(measured, metric)
-    comparisons = [
-        _difference(a, b, measured, metric, codes) for i, a in enumerate(order) for b in order[i + 1 :]
-    ]
+    comparisons = [_difference(a, b, measured, metric, codes) for i, a in enumerate(order) for b in order[i + 1 :]]
     told_apart = {(c["a"], c["b"]): c["told_apart"] for c in comparisons}
     left, tie_groups = list(order), []
     while left:
@@ -110,7 +108,7 @@ def paired_comparison(
     seed: int = 0,
     n_boot: int = 2000,
 ) -> dict[str, Any]:
-    """Difference of two arms, ``a`` minus ``b`` in this order whichever is better; an entry as of :func:`compare_arms`."""
+    """Difference of two arms, ``a`` minus ``b`` whichever is better; an entry as of :func:`compare_arms`."""
     arms = {names[0]: a, names[1]: b}
     if len(arms) < 2:
         raise UsageError(f"paired_comparison: both arms are called {names[0]!r}; give two names")
@@ -150,7 +148,9 @@ def mcnemar_exact(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> dict[str,
     """
     y, first, second = np.asarray(labels), np.asarray(a), np.asarray(b)
     if not y.shape == first.shape == second.shape:
-        raise DataError(f"mcnemar_exact: {len(y)} labels, {len(first)} and {len(second)} predictions; they must be as many")
+        raise DataError(
+            f"mcnemar_exact: {len(y)} labels, {len(first)} and {len(second)} predictions; they must be as many"
+        )
     only_a = int(np.sum((first == y) & (second != y)))
     only_b = int(np.sum((first != y) & (second == y)))
     p_value = float(binomtest(only_a, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0
@@ -179,7 +179,9 @@ def _measure(
     measured = {}
     for name, (probabilities, predictions) in parts.items():
         if probabilities is None and metric in PROBABILITY_METRICS:
-            raise UsageError(f"arm {name!r}: {metric} needs probabilities, and predictions were given; give (n, K) numbers")
+            raise UsageError(
+                f"arm {name!r}: {metric} needs probabilities, and predictions were given; give (n, K) numbers"
+            )
         scores = Scores(y, probabilities, predictions, n_classes, ranking=metric in RANKING_METRICS)
         point, drawn = scores.point(), replicate(scores, codes, n_boot, seed)
         present = point.truth[:, 0] > 0
@@ -205,9 +207,7 @@ def _ranking(measured: Mapping[str, _Measured], metric: str) -> list[str]:
     return sorted(measured, key=lambda name: key[name])
 
 
-def _difference(
-    a: str, b: str, measured: Mapping[str, _Measured], metric: str, codes: np.ndarray
-) -> dict[str, Any]:
+def _difference(a: str, b: str, measured: Mapping[str, _Measured], metric: str, codes: np.ndarray) -> dict[str, Any]:
     """One entry of the comparisons."""
     first, second = measured[a], measured[b]
     value = first.value - second.value

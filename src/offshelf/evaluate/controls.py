@@ -1,11 +1,16 @@
 """Controls: does a score come from the picture's subject, or from its border, scanner or source?
 
-Two are here: the middle of every picture blanked, and a probe that tries to read the source from the features.
+The middle of every picture blanked stands here; the probe that tries to read the source is in ``source_probe.py`` and
+is offered here too.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from offshelf.evaluate.source_probe import source_probe, why_no_source_probe
+
+__all__ = ["blank_centre_control", "source_probe", "why_no_source_probe"]
 
 # A control alarms when at least this share of what the arm knows survives without the centre.
 ALARM_RETAINED = 0.5
@@ -49,7 +54,8 @@ def blank_centre_control(
     if full["value"] is not None and blanked["value"] is not None and full["value"] > chance:
         retained = max(0.0, (blanked["value"] - chance) / (full["value"] - chance))
     above = judged and blanked["low"] > chance
-    if above and retained is not None and retained >= ALARM_RETAINED:
+    # The tolerance keeps exactly half an alarm in spite of rounding.
+    if above and retained is not None and retained >= ALARM_RETAINED - 1e-9:
         level = "alarm"
     else:
         level = "warning" if above or not judged else "fine"
@@ -86,8 +92,8 @@ def _sentence(
     )
     if level == "alarm":
         return (
-            f"{start} still {numbers}: {retained:.0%} of its lead over chance is there without the centre, so the score "
-            "may rest on borders, markers, scanner or source rather than on the subject."
+            f"{start} still {numbers}: {retained:.0%} of its lead over chance is there without the centre, so the "
+            "score may rest on borders, markers, scanner or source rather than on the subject."
         )
     if level == "warning":
         share = "" if retained is None else f"; {retained:.0%} of its lead over chance is there without the centre"

@@ -41,7 +41,9 @@ def feature_map(
     x = np.asarray(features, dtype=np.float64)
     y = [-1 if label is None else int(label) for label in labels]
     if x.ndim != 2 or len(x) != len(y) or len(x) < 2 or not np.isfinite(x).all():
-        raise DataError(f"features: shape {x.shape} for {len(y)} labels; expected finite numbers, a row a label, at least 2 rows")
+        raise DataError(
+            f"features: shape {x.shape} for {len(y)} labels; expected finite numbers, a row a label, at least 2 rows"
+        )
     rows = np.arange(len(x))
     if len(x) > max_points:
         rows = np.sort(np.random.default_rng(seed).choice(len(x), max_points, replace=False))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import resource
 import time
@@ -14,12 +13,12 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from offshelf.data.images import read_bytes
 from offshelf.data.pixels import load_pixels
-from offshelf.data.samples import Samples, as_samples
+from offshelf.data.samples import as_samples
+from offshelf.data.summary import content_keys
 from offshelf.engine.console import Console
 from offshelf.engine.runs import cpu_name
-from offshelf.errors import DataError, ImageError
+from offshelf.errors import DataError
 from offshelf.evaluate.arms import Predictions
 from offshelf.evaluate.baselines import baselines
 from offshelf.evaluate.bootstrap import evaluate
@@ -50,7 +49,8 @@ def finetuning_study(
         pixels, errors = load_pixels(samples, estimator.store_size or estimator.image_size, advance)
     if strict and errors:
         raise DataError(f"{len(errors)} pictures cannot be read, and --strict was asked for: {next(iter(errors.values()))}.")
-    rows = usable_rows(dataset, source, errors, content_keys(samples, errors), ignore_splits=False)
+    keys, _ = content_keys(dataset)
+    rows = usable_rows(dataset, source, errors, keys, ignore_splits=False)
     column = dataset["label"][:]
     pixels = pixels[[i for i, label in enumerate(column) if label is not None and i not in errors]]
     fold = outer_folds(rows.labels, rows.together, rows.splits, n_folds=5, seed=seed, classes=rows.classes)[0]
@@ -76,11 +76,6 @@ def finetuning_study(
     spread[:, estimator.classes_] = estimator.probabilities_of(pixels[test])
     FinetunedClassifier(estimator, [rows.classes[k] for k in estimator.classes_]).save(folder / "model")
     return _results(estimator, rows, fold, spread, folder, seed, decoded, trained)
-
-
-def content_keys(samples: Samples, errors: dict[int, ImageError]) -> list[bytes | None]:
-    """SHA-256 of each readable picture's bytes."""
-    return [None if row in errors else hashlib.sha256(read_bytes(samples.image(row))).digest() for row in range(len(samples))]
 
 
 def _results(

@@ -1,6 +1,6 @@
-"""From replicates to a metric cell: percentile intervals, Wilson's interval where they collapse, and none where there is none.
+"""From replicates to a metric cell: percentile intervals, Wilson's where they collapse, none where there is none.
 
-A cell is ``{"value", "low", "high", "n", "interval"}``; undefined numbers are ``None`` so that it can be written as JSON.
+A cell is ``{"value", "low", "high", "n", "interval"}``; undefined numbers are ``None``, so that it can be JSON.
 """
 
 from __future__ import annotations
@@ -38,11 +38,13 @@ def wilson_interval(rate: float, n: float, z: float = Z95) -> Bounds:
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
     # At the ends the formula gives 0 and 1 but for rounding.
-    return (0.0 if rate == 0 else max(0.0, float(centre - half))), (1.0 if rate == 1 else min(1.0, float(centre + half)))
+    return (0.0 if rate == 0 else max(0.0, float(centre - half))), (
+        1.0 if rate == 1 else min(1.0, float(centre + half))
+    )
 
 
 def f1_wilson(f1: float, n: float) -> Bounds:
-    """Wilson's interval of the Jaccard share J = TP / (TP + FP + FN), carried to F1 = 2J / (1 + J), which rises with J."""
+    """Wilson's interval of the Jaccard share J = TP / (TP + FP + FN), carried to F1 = 2J / (1 + J)."""
     low, high = wilson_interval(f1 / (2 - f1), n)
     return 2 * low / (1 + low), 2 * high / (1 + high)
 
@@ -81,10 +83,11 @@ def metric_cell(
         Gives the interval of a rate when that of the replicates has zero width ("wilson"); without one such a cell has
         no interval, since a width of nought is never the truth.
     undefined_share
-        Share of undefined replicates when it is not simply that of ``replicates`` (mean over classes: the worst class's).
+        Share of undefined replicates when it is not that of ``replicates`` (mean over classes: the worst class's).
     reflect
         Turn the percentiles about the value (basic interval), for a metric whose resamples lie systematically above
-        it; the lower bound is kept at 0 or above.
+        it; bounds are kept at 0 or above. Simulated calibration error of 0.05, n = 100: 89 % covered, percentiles 27 %;
+        without any miscalibration about 73 % and 0 %.
 
     Returns
     -------
@@ -92,14 +95,14 @@ def metric_cell(
         ``interval`` is "bootstrap", "wilson", or "none" (null bounds): value undefined, or over 5 % of the replicates
         undefined.
     """
-    empty = {"value": None, "low": None, "high": None, "n": int(n), "interval": "none"}
+    empty: dict[str, Any] = {"value": None, "low": None, "high": None, "n": int(n), "interval": "none"}
     if not np.isfinite(value):
         return empty
     empty["value"] = float(value)
     if replicates is None:
         return empty
     defined = replicates[np.isfinite(replicates)]
-    share = 1.0 - len(defined) / len(replicates) if undefined_share is None else undefined_share
+    share = float(np.mean(~np.isfinite(replicates))) if undefined_share is None else undefined_share
     if share > MOST_UNDEFINED or not len(defined):
         return empty
     low, high = (float(bound) for bound in np.percentile(defined, [2.5, 97.5]))

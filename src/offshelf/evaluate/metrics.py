@@ -24,7 +24,7 @@ def as_columns(weights: np.ndarray | None, n: int) -> np.ndarray:
 
 
 def indicator(index: np.ndarray, n_rows: int, data: np.ndarray | None = None) -> sparse.csr_array:
-    """Sparse ``(n_rows, n)`` matrix with one entry a column, at row ``index``; negative indices give an empty column."""
+    """Sparse ``(n_rows, n)`` matrix with one entry a column, at row ``index``; a negative index gives none."""
     kept = np.flatnonzero(index >= 0)
     values = np.ones(len(kept)) if data is None else np.asarray(data, dtype=np.float64)[kept]
     return sparse.csr_array((values, (index[kept], kept)), shape=(n_rows, len(index)))
@@ -121,12 +121,12 @@ class ClassCounts:
         return macro_mean(values, self.truth)
 
     def weighted(self, values: np.ndarray) -> np.ndarray:
-        """Support-weighted mean ``(B,)``: sum over classes of n_c / N times the class's value; NaN if one is undefined."""
+        """Support-weighted mean ``(B,)``: sum over classes of n_c / N times the value; NaN if one is undefined."""
         return np.where(self.truth > 0, self.truth * values, 0.0).sum(axis=0) / self.total
 
 
 def macro_mean(values: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Mean ``(B,)`` of ``values (K, B)`` over the classes with rows (``truth > 0``); NaN if one of them is undefined."""
+    """Mean ``(B,)`` of ``values (K, B)`` over the classes with rows (``truth > 0``); NaN if one is undefined."""
     present = truth > 0
     return divide(np.where(present, values, 0.0).sum(axis=0), present.sum(axis=0).astype(np.float64))
 

@@ -173,14 +173,30 @@ CLAIM_V1 = Protocol(
     metrics=CLASSIFICATION_METRICS,
     primary_metric="balanced_accuracy",
     interval=CLUSTER_BOOTSTRAP,
-    verdict="shown when the 95 % interval of the paired difference lies above 0, contradicted when below, else not shown "
-    "at this scale",
+    verdict="shown when the 95 % interval of the paired difference lies above 0, contradicted when below, else not "
+    "shown at this scale",
     n_folds=5,
     n_inner_folds=3,
     n_seeds=3,
 )
 
-PROTOCOLS = {protocol.label: protocol for protocol in (HEADS_V1, RETRIEVAL_V1, CLAIM_V1)}
+FINETUNE_V1 = Protocol(
+    name="finetune",
+    version=1,
+    question="how well does a network whose weights were all trained on the training rows name the class of other images",
+    feature_point="the network's own classifier, in evaluation mode",
+    normalisation="mean and standard deviation of the weights the training started from",
+    regularisation="as given in the settings; nothing is chosen on the rows that score",
+    pooling="one held-out part: the given test rows, else one fold of five, groups whole",
+    metrics=CLASSIFICATION_METRICS,
+    primary_metric="balanced_accuracy",
+    interval=CLUSTER_BOOTSTRAP,
+    verdict="one arm; its interval is compared with chance",
+    n_folds=1,
+    n_inner_folds=0,
+)
+
+PROTOCOLS = {protocol.label: protocol for protocol in (HEADS_V1, RETRIEVAL_V1, CLAIM_V1, FINETUNE_V1)}
 
 
 def get_protocol(label: str) -> Protocol:

@@ -1,7 +1,7 @@
 """How far probabilities can be believed: log loss, Brier score and the expected calibration error with its bins.
 
-Calibration is judged on the confidence in the answer given, the probability of the predicted class, in ten bins of equal
-width; the name of that choice is :data:`CALIBRATION_ERROR`.
+Calibration is judged on the confidence in the answer given, the probability of the predicted class, in ten bins of
+equal width; the name of that choice is :data:`CALIBRATION_ERROR`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Cluster bootstrap: whole groups are drawn with replacement, as row weights; no loop over single resamples.
 
-Groups are drawn without stratification, so the class counts vary from resample to resample as they would between samples.
+Groups are drawn without stratification, so class counts vary from resample to resample as they would between samples.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def bootstrap_mean(
     seed, n_boot
         Of the bootstrap.
     rate
-        Whether the values are 0 or 1, so that a collapsed interval can be Wilson's over the number of groups.
+        Whether the values lie in 0 to 1, so that a collapsed interval can be Wilson's over the number of groups.
 
     Returns
     -------

@@ -112,7 +112,9 @@ def leave_one_out_retrieval(
     per_query = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     chance = per_query.pop("chance")
     asked = np.isfinite(per_query["mean_average_precision"])
-    cells = {name: bootstrap_mean(values, codes, seed=seed, n_boot=n_boot) for name, values in per_query.items()}
+    cells = {
+        name: bootstrap_mean(values, codes, seed=seed, n_boot=n_boot, rate=True) for name, values in per_query.items()
+    }
     return {
         **cells,
         "chance": float(chance[asked].mean()) if asked.any() else None,

@@ -26,7 +26,7 @@ PROBABILITY_METRICS = RANKING_METRICS | {"log_loss", "brier", "calibration_error
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Metrics of B weighted resamples: ``overall`` name -> ``(B,)``, ``per_class`` name -> ``(K, B)``, ``bins (10, B)``."""
+    """Metrics of resamples: ``overall`` name -> ``(B,)``, ``per_class`` name -> ``(K, B)``, ``truth (K, B)``, bins."""
 
     overall: dict[str, np.ndarray]
     per_class: dict[str, np.ndarray]
@@ -34,7 +34,7 @@ class Sample:
     bins: np.ndarray
 
     def undefined_share(self, name: str, present: np.ndarray) -> float:
-        """Share of resamples without the metric; for a mean over classes that of the worst class in ``present (K,)``."""
+        """Share of resamples without the metric; for a mean over classes, that of the worst one ``present (K,)``."""
         if name in MACRO:
             lost = (self.truth[present] == 0) | ~np.isfinite(self.per_class[MACRO[name]][present])
             return float(lost.mean(axis=1).max())
@@ -90,10 +90,11 @@ class Scores:
         if self.probabilities is not None:
             if ranking:
                 self._rankings = [Ranking(self.labels == c, self.probabilities[:, c]) for c in range(n_classes)]
-            confidence = self.probabilities[np.arange(n), self.predictions]
-            self.reliability = Reliability(self.labels == self.predictions, confidence)
-            self._log_loss = log_loss_rows(self.labels, self.probabilities)
-            self._brier = brier_rows(self.labels, self.probabilities)
+            # The ranks above use the numbers as given: dividing would tell apart by rounding what was equal.
+            table = self.probabilities / self.probabilities.sum(axis=1, keepdims=True)
+            self.reliability = Reliability(self.labels == self.predictions, table[np.arange(n), self.predictions])
+            self._log_loss = log_loss_rows(self.labels, table)
+            self._brier = brier_rows(self.labels, table)
 
     def sample(self, weights: np.ndarray) -> Sample:
         """All metrics under each column of ``weights (n, B)``."""
@@ -134,10 +135,12 @@ def _class_numbers(values: np.ndarray, n_classes: int, what: str) -> np.ndarray:
 
 
 def _probabilities(values: np.ndarray, n: int, n_classes: int) -> np.ndarray:
-    """Checked probabilities as float64, rows made to add up to 1 exactly."""
+    """Checked probabilities as float64, unchanged."""
     table = np.asarray(values, dtype=np.float64)
     if table.shape != (n, n_classes):
-        raise DataError(f"probabilities: shape {table.shape}, expected ({n}, {n_classes}): a row an image, a column a class")
+        raise DataError(
+            f"probabilities: shape {table.shape}, expected ({n}, {n_classes}): a row an image, a column a class"
+        )
     total = table.sum(axis=1)
     bad = np.flatnonzero(~np.isfinite(total) | (np.abs(total - 1.0) > 1e-3) | (table < 0).any(axis=1))
     if bad.size:
@@ -145,4 +148,4 @@ def _probabilities(values: np.ndarray, n: int, n_classes: int) -> np.ndarray:
             f"probabilities, row {bad[0]}: {table[bad[0]].tolist()}; expected numbers of at least 0 that add up to 1. "
             "Scores of a decision function must be calibrated first"
         )
-    return table / total[:, None]
+    return table

@@ -191,7 +191,9 @@ def check_folds(folds: Sequence[Fold], codes: np.ndarray, *, whole: bool) -> Non
     tested = np.zeros(len(codes), dtype=np.int64)
     for fold in folds:
         if not len(fold.train) or not len(fold.test):
-            raise DataError(f"{fold.name}: {len(fold.train)} training rows and {len(fold.test)} test rows; both need some")
+            raise DataError(
+                f"{fold.name}: {len(fold.train)} training rows and {len(fold.test)} test rows; both need some"
+            )
         shared = np.intersect1d(codes[fold.train], codes[fold.test])
         if shared.size:
             raise DataError(f"{fold.name}: {shared.size} groups lie in both parts; keep every group on one side")
@@ -211,8 +213,8 @@ def _given_split(
     for row, value in enumerate(values):
         if is_missing(value) or value not in SPLIT_NAMES:
             raise DataError(
-                f"split column, row {row}: {value!r} is not one of {', '.join(SPLIT_NAMES)}; name the split of every row, "
-                "or leave the column out to cross-validate"
+                f"split of row {row}: {value!r} is not one of {', '.join(SPLIT_NAMES)}; name the split of each row, or "
+                "leave the column out to cross-validate"
             )
     column = np.asarray(values)
     if np.all(column == "train"):
@@ -227,8 +229,8 @@ def _given_split(
     if shared.size:
         names = [str(list(groups)[int(np.flatnonzero(codes == code)[0])]) for code in shared[:3]]
         raise DataError(
-            f"group {', '.join(names)}: in the training and in the test part ({shared.size} such groups); mend the split "
-            "column so that every group is on one side, or leave it out to cross-validate"
+            f"group {', '.join(names)}: in the training and in the test part ({shared.size} such groups); mend the "
+            "split column so that every group is on one side, or leave it out to cross-validate"
         )
     _check_two_classes(y[~test], "the training part of the split column", classes)
     unseen = np.setdiff1d(y[test], y[~test])
@@ -241,7 +243,9 @@ def _given_split(
     return Fold(np.flatnonzero(~test), np.flatnonzero(test), name, note)
 
 
-def _stratified(y: np.ndarray, codes: np.ndarray, n_folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]] | None:
+def _stratified(
+    y: np.ndarray, codes: np.ndarray, n_folds: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]] | None:
     """Stratified pairs with every class in every training part, or ``None`` if no shuffle tried gives such."""
     n_groups = int(codes.max()) + 1 if len(codes) else 0
     alone = np.unique(codes).size == len(codes)
@@ -250,7 +254,8 @@ def _stratified(y: np.ndarray, codes: np.ndarray, n_folds: int, seed: int) -> li
     for attempt in range(1 if alone else ATTEMPTS):
         # Attempt 0 uses the seed itself; the others derive from it.
         state = seed if attempt == 0 else int(np.random.SeedSequence([seed, attempt, n_groups]).generate_state(1)[0])
-        pairs = list(kind(n_splits=n_folds, shuffle=True, random_state=state).split(np.zeros(len(y)), y, codes))
+        splitter = kind(n_splits=n_folds, shuffle=True, random_state=state)
+        pairs = list(splitter.split(np.zeros(len(y)), y, None if alone else codes))
         if all(len(test) and np.array_equal(np.unique(y[train]), every) for train, test in pairs):
             return pairs
     return None
@@ -282,7 +287,11 @@ def _check_two_classes(y: np.ndarray, where: str, classes: Sequence[str] | None)
     """Refuse data in which there is nothing to tell apart."""
     present = np.unique(y)
     if present.size < 2:
-        held = f"all {len(y)} images of {where} are of class {_name(present[0], classes)}" if len(y) else f"{where}: no rows"
+        held = (
+            f"all {len(y)} images of {where} are of class {_name(present[0], classes)}"
+            if len(y)
+            else f"{where}: no rows"
+        )
         raise DataError(f"{held}; at least 2 classes are needed. Add images of another class")
 
 

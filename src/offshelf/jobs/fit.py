@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from offshelf.engine.console import Console
 from offshelf.engine.runs import Run, new_run_folder
-from offshelf.errors import UsageError
 from offshelf.jobs.common import Common, CommonOptions, Grid, at_least
 
 HEADS = ("logistic", "svm-linear", "svm-rbf", "knn")
@@ -143,11 +142,9 @@ def fit(
     from offshelf.data.sources import open_dataset
     from offshelf.evaluate.study import Study
     from offshelf.report.build import build_report
-    from offshelf.transfer.heads import check_heads
+    from offshelf.transfer.pipelines import check_heads
 
     names = check_heads(heads or (REPRODUCTIVE_HEADS if reproductive else HEADS))
-    if copies == 1 and readout not in ("pooled", "logits"):
-        raise UsageError(f"--readout {readout}: expected pooled or logits.")
     started = time.perf_counter()
     console.say(f"Reading {data}")
     dataset = open_dataset(

@@ -85,7 +85,7 @@ def _interval_plots(page: dict[str, Any]) -> dict[str, Markup]:
         for arm in page["arms"][: content.ARMS_IN_PLOT]
     ]
     return {
-        "wide": figures.interval_plot(rows, panels, 920, "iw-"),
+        "wide": figures.interval_plot(rows, panels, 1012, "iw-"),
         "narrow": figures.interval_plot(rows, panels, 320, "in-"),
     }
 

@@ -76,7 +76,8 @@ def prepare(results: Any, run: Any, folder: Path) -> dict[str, Any]:
         "title": results.get("title") or f"offshelf {verb}",
         "verb": verb,
         "classes": results["classes"],
-        "verdict": results.get("verdict") or [],
+        "verdict": [text for text in results.get("verdict") or [] if text not in [control.get("sentence") for control in controls]],
+        "selected": corrected(results.get("selected")),
         "baselines": results["baselines"],
         "metrics": metrics,
         "primary": metrics[0],
@@ -116,22 +117,21 @@ def metric_columns(results: dict[str, Any], primary: str) -> list[Metric]:
 
     Notes
     -----
-    ``majority`` is the accuracy p of always naming the commonest training class. Its macro F1 over K classes is
-    ``2 p / (1 + p) / K`` (precision p and sensitivity 1 in one class, nothing in the others). A uniform guess has a log
-    loss of ``ln K``; a random order has an AUROC of 1/2 and an average precision equal to the class's share, hence
-    1/K on average over the classes.
+    A random order has an AUROC of 1/2 and an average precision equal to the class's share, hence ``chance`` (1 over the
+    number of tested classes) on average over the classes. A uniform guess over K classes has a log loss of ``ln K`` and
+    a Brier score of ``1 - 1/K``, halved with two classes as in `offshelf.evaluate.reliability`.
     """
     number = len(results["classes"])
     chance, majority = results["baselines"].get("chance"), results["baselines"].get("majority")
-    majority_f1 = None if majority is None else 2 * majority / (1 + majority) / number
+    uniform_brier = (1 - 1 / number) * (0.5 if number == 2 else 1)
     known = [
         Metric("balanced_accuracy", "Balanced accuracy", True, chance, "chance"),
         Metric("accuracy", "Accuracy", True, majority, "commonest class"),
-        Metric("macro_f1", "Macro F1", True, majority_f1, "commonest class"),
+        Metric("macro_f1", "Macro F1", True, majority_f1(results), "commonest class"),
         Metric("macro_auroc", "Macro AUROC", True, 0.5, "chance"),
-        Metric("macro_average_precision", "Macro average precision", True, 1 / number, "chance"),
+        Metric("macro_average_precision", "Macro average precision", True, chance, "chance"),
         Metric("log_loss", "Log loss", False, math.log(number), "uniform guess"),
-        Metric("brier", "Brier score", False, None, "0 is perfect"),
+        Metric("brier", "Brier score", False, uniform_brier, "uniform guess"),
         Metric("calibration_error", "Calibration error", False, None, "0 is perfect"),
     ]
     carried = {key: None for arm in results["arms"] for key in arm["metrics"]}
@@ -141,6 +141,20 @@ def metric_columns(results: dict[str, Any], primary: str) -> list[Metric]:
     if primary not in carried:
         raise RunError(f"results.json: no arm has the primary metric {primary!r}. The file is damaged; run again.")
     return sorted(columns, key=lambda metric: metric.key != primary)
+
+
+def majority_f1(results: dict[str, Any]) -> float | None:
+    """Macro F1 of always naming the commonest training class, on the tested images.
+
+    With a share p of them in that class it is ``2 p / (1 + p)`` there (precision p, sensitivity 1) and 0 in the others;
+    the mean is over the classes that have images. None when no arm counted them.
+    """
+    classes, name = results["classes"], results["baselines"].get("majority_class")
+    counts = next(([sum(row) for row in arm["confusion"]] for arm in results["arms"] if arm.get("confusion")), [])
+    if name not in classes or not sum(counts):
+        return None
+    share = counts[classes.index(name)] / sum(counts)
+    return 2 * share / (1 + share) / sum(count > 0 for count in counts)
 
 
 def per_class_columns(classes: int) -> list[PerClass]:
@@ -206,6 +220,13 @@ def confusions(arm: dict[str, Any], classes: list[str], most: int = 10) -> list[
         if counted and row != column
     ]
     return sorted(found, key=lambda one: -one["count"])[:most]
+
+
+def corrected(selected: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The best arm's score corrected for the choice among arms; None when there was no choice or no such score."""
+    if not selected or selected.get("value") is None or selected.get("arms", 1) < 2:
+        return None
+    return EMPTY_CELL | selected
 
 
 def with_thumbnails(mistakes: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -48,6 +48,7 @@ def interval_plot(rows: Sequence[dict[str, Any]], panels: Sequence[dict[str, Any
             area = axes(figure, x, y + head, inner, tall)
             _interval_panel(area, rows, panel)
             if narrow:
+                area.set_ylim(len(rows) - 0.5, -1)
                 for place, row in enumerate(rows):
                     area.annotate(
                         shorten(row["name"], 44),
@@ -56,6 +57,7 @@ def interval_plot(rows: Sequence[dict[str, Any]], panels: Sequence[dict[str, Any
                         xycoords=("axes fraction", "data"),
                         textcoords="offset points",
                         va="bottom",
+                        bbox={"facecolor": PAGE, "edgecolor": "none", "pad": 1},
                     )
                 area.set_yticks([])
             elif index == 0:
@@ -108,7 +110,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str], na
     sums = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, sums, out=np.zeros_like(matrix), where=sums > 0)
     numbered = number <= CELLS_WITH_NUMBERS
-    side = max(24.0, min(54.0, 250 / number)) if numbered else max(2.0, 300 / number)
+    side = max(24.0, min(66.0, 250 / number)) if numbered else max(2.0, 300 / number)
     names = [shorten(label, 14) for label in classes]
     longest = max(len(label) for label in names)
     upright = longest * 6.4 <= side
@@ -156,11 +158,10 @@ def roc_curves(curves: Sequence[dict[str, Any]], name: str, prefix: str) -> Mark
         figure = canvas(320, 318)
         area = axes(figure, 50, 12, 256, 256)
         area.plot([0, 1], [0, 1], color=MUTED, linewidth=0.75, dashes=(4, 3))
-        area.annotate("chance", (0.62, 0.56), color=MUTED, fontsize=8.25)
         for index, curve in enumerate(curves):
             colour, dashes = signs(index)
             area.plot(curve["fpr"], curve["tpr"], color=colour, dashes=dashes or (None, None), linewidth=1.5, clip_on=False)
-        _unit_square(area, "1 - specificity", "sensitivity")
+        _unit_square(area, "1 − specificity", "sensitivity")
         names = ", ".join(curve["class"] for curve in curves)
         return inline(figure, prefix, f"ROC curves of {name}, one class against the rest: {names}.")
 
@@ -172,7 +173,6 @@ def reliability_diagram(bins: Sequence[dict[str, Any]], name: str, prefix: str) 
         figure = canvas(320, 384)
         area = axes(figure, 50, 12, 256, 256)
         area.plot([0, 1], [0, 1], color=MUTED, linewidth=0.75, dashes=(4, 3))
-        area.annotate("perfectly calibrated", (0.04, 0.955), color=MUTED, fontsize=8.25, va="top")
         for one in kept:
             cell = one["accuracy"]
             if cell["low"] is not None and cell["high"] is not None:

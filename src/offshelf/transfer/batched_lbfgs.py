@@ -28,8 +28,8 @@ def minimise(
     max_iter : int
         Steps at most for each problem.
     tol : float
-        A problem stops when the fall that its next step promises is below ``tol`` times ``max(1, loss)``; near a minimum
-        half that promise is the distance of the loss from its minimum.
+        A problem stops when the fall that its next step promises is below ``tol`` times ``max(1, loss)``; near a
+        minimum half that promise is the distance of the loss from its minimum.
     memory : int
         Number of past steps that shape the curvature.
 

@@ -1,4 +1,4 @@
-"""Feature matrices and labels at the door of every head: finite float32 rows and one known class a row, or a clear refusal."""
+"""Feature matrices and labels at the door of every head: finite float32 rows and one class a row, or a refusal."""
 
 from __future__ import annotations
 
@@ -68,5 +68,7 @@ def class_codes(y: Any, n: int, *, at_least: int = 2) -> tuple[np.ndarray, np.nd
         raise DataError(f"{len(missing)} rows have no label: {named}; leave unlabelled rows out before fit")
     classes, codes = np.unique(labels, return_inverse=True)
     if len(classes) < at_least:
-        raise DataError(f"all {n} rows have the label {classes[0]!r}, expected at least {at_least} classes to tell apart")
+        raise DataError(
+            f"all {n} rows have the label {classes[0]!r}, expected at least {at_least} classes to tell apart"
+        )
     return classes, codes.astype(np.int64)

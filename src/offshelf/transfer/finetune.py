@@ -7,6 +7,7 @@ label smoothing, and shifts and flips with an own draw for every picture.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import nn
 
+from offshelf.backbones.card import weights_hash
 from offshelf.backbones.load import load_backbone
 from offshelf.backbones.route import has_bf16
 from offshelf.data.augment import shift_and_flip
@@ -126,6 +128,16 @@ class FineTune(ClassifierMixin, BaseEstimator):
                 advance=advance,
             )
         self.model_.requires_grad_(False).eval()
+        began = "random weights" if self.card_.weights == "random" else self.card_.name
+        self.model_.card = replace(  # type: ignore[assignment]
+            self.card_,
+            weights="run",
+            weights_hash=weights_hash(self.model_),
+            input_size=(self.image_size, self.image_size),
+            crop_pct=1.0,
+            interpolation="bilinear",
+            note=f"trained from {began} on {len(targets)} pictures of {len(self.classes_)} classes",
+        )
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:

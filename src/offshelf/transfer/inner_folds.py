@@ -81,7 +81,9 @@ def _given(codes: np.ndarray, pairs: Iterable[Any]) -> InnerFolds:
     checked = []
     for number, pair in enumerate(pairs):
         if len(pair) != 2:
-            raise UsageError(f"cv: entry {number} has {len(pair)} members, expected a pair (train, test) of row indices")
+            raise UsageError(
+                f"cv: entry {number} has {len(pair)} members, expected a pair (train, test) of row indices"
+            )
         train, test = (np.asarray(part, dtype=np.int64) for part in pair)
         for part in (train, test):
             if len(part) and (part.min() < 0 or part.max() >= len(codes)):
@@ -110,3 +112,10 @@ def _usable(codes: np.ndarray, pairs: list[tuple[np.ndarray, np.ndarray]], notes
     if not kept:
         notes = [*notes, "nothing could be chosen inside the rows given: defaults were used"]
     return InnerFolds(kept, notes)
+
+
+def balanced_accuracy(codes: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean over the classes present of the share of their rows that were found."""
+    counts = np.bincount(codes)
+    found = np.bincount(codes, weights=predicted == codes)
+    return float((found[counts > 0] / counts[counts > 0]).mean())

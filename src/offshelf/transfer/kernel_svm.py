@@ -19,9 +19,9 @@ from threadpoolctl import threadpool_limits
 
 from offshelf.errors import UsageError
 from offshelf.transfer.feature_matrix import class_codes, feature_matrix
-from offshelf.transfer.inner_folds import inner_folds
+from offshelf.transfer.inner_folds import balanced_accuracy, inner_folds
 from offshelf.transfer.score_calibration import Calibration, by_logistic, uncalibrated
-from offshelf.transfer.voting import vote_scores, votes
+from offshelf.transfer.voting import class_pairs, vote_scores, votes
 
 DEFAULT_C = 1.0  # with gamma "scale": used, and said so in `chosen_`, where no inner fold can be had
 QUERY_ROWS = 2048  # kernel rows formed at once when predicting
@@ -29,20 +29,34 @@ QUERY_ROWS = 2048  # kernel rows formed at once when predicting
 
 @dataclass
 class _Machine:
-    """A fitted SVC on a precomputed kernel, as arrays: pairwise score = K[:, support] @ weights.T + bias."""
+    """A fitted SVC on a precomputed kernel, as arrays in libsvm's packing (support rows sorted by class)."""
 
     support: np.ndarray  # (S,) positions among the training rows
-    weights: np.ndarray  # (pairs, S)
+    dual: np.ndarray  # (K' - 1, S)
+    counts: np.ndarray  # (K',) support rows of each class
     bias: np.ndarray  # (pairs,)
     seen: np.ndarray  # (K',) class codes it was fitted on
+
+    def pairwise(self, block: np.ndarray) -> np.ndarray:
+        """Scores ``(n, pairs)`` from kernel values with the support rows ``(n, S)``.
+
+        Positive speaks for the first class of a pair; with two classes in all, for the second (scikit-learn's sign).
+        """
+        if len(self.counts) == 2:
+            return block @ self.dual.T + self.bias
+        ends = np.concatenate([[0], np.cumsum(self.counts)])
+        # For the support rows of class i, line j - 1 (j > i) or j (j < i) of the packing belongs to the pair (i, j).
+        shares = [block[:, a:b] @ self.dual[:, a:b].T for a, b in zip(ends, ends[1:])]  # K' of (n, K' - 1)
+        pairs = class_pairs(len(self.counts))
+        return np.stack([shares[i][:, j - 1] + shares[j][:, i] for i, j in pairs], axis=1) + self.bias
 
 
 class KernelSVM(ClassifierMixin, BaseEstimator):
     """C-support-vector machine with C (and gamma) chosen by mean balanced accuracy of the inner folds.
 
-    Among equals the smallest C, then the smallest gamma, is taken. ``predict`` is the machine's own decision (one-vs-one
-    votes, as in ``SVC``). ``predict_proba`` comes from a multinomial logistic regression on held-out decision values: its
-    largest entry **may differ** from ``predict`` for rows near a border.
+    Among equals the smallest C, then the smallest gamma, is taken. ``predict`` is the machine's own decision
+    (one-vs-one votes, as in ``SVC``). ``predict_proba`` comes from a multinomial logistic regression on held-out
+    decision values: its largest entry **may differ** from ``predict`` for rows near a border.
 
     Parameters
     ----------
@@ -66,9 +80,10 @@ class KernelSVM(ClassifierMixin, BaseEstimator):
     Attributes
     ----------
     support_vectors_ : float32 array, (S, d)
-    dual_coef_ : array, (pairs, S)
-        One row a pair of classes (i, j), i < j; one row, positive for the second class, when there are two.
+    n_support_ : int array, (K,)
+    dual_coef_ : array, (K - 1, S)
     intercept_ : array, (pairs,)
+        As in SVC: support vectors sorted by class, dual coefficients in libsvm's packing, pairs (i, j) with i < j.
     classes_ : array, (K,)
     C_, gamma_ : float
         ``gamma_`` is NaN for the linear kernel.
@@ -129,7 +144,7 @@ class KernelSVM(ClassifierMixin, BaseEstimator):
                     for c, C in enumerate(Cs):
                         machine = self._machine(inner, codes[train], C)
                         decision, predicted = _decide(outer[:, machine.support], machine, K)
-                        accuracy[f, c, g] = _balanced(codes[test], predicted)
+                        accuracy[f, c, g] = balanced_accuracy(codes[test], predicted)
                         held_out.setdefault((c, g), []).append(decision)
             self.path_ = accuracy.mean(axis=0)
             c, g = divmod(int(np.argmax(np.round(self.path_, 12))), len(factors))
@@ -142,7 +157,7 @@ class KernelSVM(ClassifierMixin, BaseEstimator):
         everyone = np.arange(n)
         machine = self._machine(self._kernel(products, products, everyone, everyone, self.gamma_), codes, self.C_)
         self.support_vectors_ = centred[machine.support] + self.centre_
-        self.dual_coef_, self.intercept_ = machine.weights, machine.bias
+        self.dual_coef_, self.n_support_, self.intercept_ = machine.dual, machine.counts, machine.bias
         self.chosen_: dict[str, Any] = {"kernel": self.kernel, "C": self.C_}
         if self.kernel == "rbf":
             self.chosen_["gamma"] = self.gamma_
@@ -189,14 +204,15 @@ class KernelSVM(ClassifierMixin, BaseEstimator):
         svc = SVC(kernel="precomputed", C=C, class_weight=weight, cache_size=500)
         with threadpool_limits(1):
             svc.fit(kernel, codes)
-        return _Machine(svc.support_, _pairwise_weights(svc), np.asarray(svc.intercept_), np.asarray(svc.classes_))
+        fitted = (svc.support_, svc.dual_coef_, svc.n_support_, svc.intercept_, svc.classes_)
+        return _Machine(*(np.asarray(array) for array in fitted))
 
     def _decisions(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         check_is_fitted(self)
         rows = feature_matrix(X, width=self.n_features_in_) - self.centre_
         support = self.support_vectors_ - self.centre_
         K = len(self.classes_)
-        machine = _Machine(np.arange(len(support)), self.dual_coef_, self.intercept_, np.arange(K))
+        machine = _Machine(np.arange(len(support)), self.dual_coef_, self.n_support_, self.intercept_, np.arange(K))
         square = (support.astype(np.float64) ** 2).sum(axis=1)
         parts = []
         for start in range(0, len(rows), QUERY_ROWS):
@@ -208,13 +224,13 @@ class KernelSVM(ClassifierMixin, BaseEstimator):
         return np.concatenate([d for d, _ in parts]), np.concatenate([p for _, p in parts])
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """``(n,)`` for two classes (positive: the second), else votes with summed pairwise scores ``(n, K)``, as SVC."""
+        """As SVC: ``(n,)`` for two classes (positive: the second), else votes and summed pairwise scores ``(n, K)``."""
         scores, _ = self._decisions(X)
         return 2.0 * scores[:, 1] if len(self.classes_) == 2 else scores
 
     @available_if(lambda self: bool(self.probability))
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Calibrated probabilities ``(n, K)``; the largest may belong to another class than ``predict`` near a border."""
+        """Calibrated probabilities ``(n, K)``; near a border the largest may be of another class than ``predict``."""
         scores, _ = self._decisions(X)
         return Calibration(self.calibration_weight_, self.calibration_bias_, "").probabilities(scores)
 
@@ -233,29 +249,12 @@ def _rbf(block: np.ndarray, left: np.ndarray, right: np.ndarray, gamma: float) -
     return np.exp(-gamma * distance)
 
 
-def _pairwise_weights(svc: SVC) -> np.ndarray:
-    """libsvm's packed dual coefficients as one dense row a pair of classes ``(pairs, S)``."""
-    dual, counts = np.asarray(svc.dual_coef_), np.asarray(svc.n_support_)
-    K = len(counts)
-    if K == 2:
-        return dual
-    ends = np.concatenate([[0], np.cumsum(counts)])
-    rows = []
-    for i in range(K):
-        for j in range(i + 1, K):
-            row = np.zeros(dual.shape[1])
-            row[ends[i] : ends[i + 1]] = dual[j - 1, ends[i] : ends[i + 1]]
-            row[ends[j] : ends[j + 1]] = dual[i, ends[j] : ends[j + 1]]
-            rows.append(row)
-    return np.array(rows)
-
-
 def _decide(block: np.ndarray, machine: _Machine, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Scores ``(n, K)`` and decisions ``(n,)`` from kernel values with the support rows ``(n, S)``.
 
     A class the machine never saw gets a score below all others.
     """
-    pairwise = block @ machine.weights.T + machine.bias
+    pairwise = machine.pairwise(block)
     seen = machine.seen
     if len(seen) == 2:
         own = np.hstack([-pairwise, pairwise]) / 2.0
@@ -266,10 +265,3 @@ def _decide(block: np.ndarray, machine: _Machine, n_classes: int) -> tuple[np.nd
     scores = np.full((len(block), n_classes), own.min() - 1.0)
     scores[:, seen] = own
     return scores, seen[decided]
-
-
-def _balanced(codes: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean over the classes present of the share of their rows that were found."""
-    counts = np.bincount(codes)
-    found = np.bincount(codes, weights=predicted == codes)
-    return float((found[counts > 0] / counts[counts > 0]).mean())

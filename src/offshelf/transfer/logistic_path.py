@@ -62,8 +62,8 @@ class LogisticPath(ClassifierMixin, BaseEstimator):
     tol : float
         A problem stops when its next step promises a fall below ``tol`` times ``max(1, loss)``.
     standardise : bool
-        Divide each feature by its standard deviation (of the training rows at hand). False gives exactly the objective of
-        ``LogisticRegression`` on the features as they come.
+        Divide each feature by its standard deviation (of the training rows at hand). False gives exactly the objective
+        of ``LogisticRegression`` on the features as they come.
     random_state : int or None
         Seed of the inner folds.
 
@@ -245,7 +245,7 @@ def _cross_entropy(Z: torch.Tensor, fold: _Fold, W: torch.Tensor) -> tuple[torch
     logits = (Z @ W.reshape(A * K, width).T).view(n, A, K)
     if fold.absent.any():
         logits[:, :, fold.absent] = -torch.inf
-    # Written out: torch.log_softmax over so short an axis costs as much as the matrix product (measured: five times this).
+    # Written out: over so short an axis torch.log_softmax costs as much as the matrix product (five times this).
     logits -= logits.amax(dim=2, keepdim=True)
     row = torch.arange(n)
     truth = logits[row, :, fold.codes]

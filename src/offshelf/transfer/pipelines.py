@@ -10,7 +10,8 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from offshelf.transfer.heads import make_head
+from offshelf.errors import UsageError, near
+from offshelf.transfer.heads import HEADS, make_head
 from offshelf.transfer.off_the_shelf import OffTheShelf
 from offshelf.transfer.reproductive_features import ReproductiveFeatures
 
@@ -34,6 +35,21 @@ class Arm:
     def copies_apart(self) -> bool:
         """Whether the head takes each copy of a picture as a sample of its own."""
         return self.head == OFF_THE_SHELF
+
+
+def check_heads(names: Sequence[str]) -> list[str]:
+    """The same names without repeats.
+
+    Raises
+    ------
+    UsageError
+        Naming near ones.
+    """
+    known = [*HEADS, OFF_THE_SHELF]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--heads {name}: no such head{near(name, known)} Known: {', '.join(known)}.")
+    return list(dict.fromkeys(names))
 
 
 def make_arms(heads: Sequence[str], reproductive: bool) -> list[Arm]:

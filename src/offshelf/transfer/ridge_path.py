@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from offshelf.errors import UsageError
 from offshelf.transfer.feature_matrix import class_codes, feature_matrix
-from offshelf.transfer.inner_folds import inner_folds
+from offshelf.transfer.inner_folds import balanced_accuracy, inner_folds
 from offshelf.transfer.row_space import row_space
 from offshelf.transfer.score_calibration import by_temperature
 
@@ -86,7 +86,9 @@ class RidgePath(ClassifierMixin, BaseEstimator):
         strength, self.path_, unseen, truth = DEFAULT_STRENGTH, np.empty(0), np.empty((0, Y.shape[1])), np.empty(0, int)
         if scores:
             tests = [codes[test] for _, test in folds.pairs]
-            self.path_ = np.mean([[_balanced(t, s) for s in fold] for t, fold in zip(tests, scores)], axis=0)
+            self.path_ = np.mean(
+                [[balanced_accuracy(t, s.argmax(axis=1)) for s in fold] for t, fold in zip(tests, scores)], axis=0
+            )
             best = len(self.path_) - 1 - int(np.argmax(np.round(self.path_[::-1], 12)))
             strength = float(self.strengths_[best])
             unseen, truth = np.concatenate([fold[best] for fold in scores]), np.concatenate(tests)
@@ -137,7 +139,7 @@ def _fold_scores(
     pair: tuple[np.ndarray, np.ndarray],
     alphas: np.ndarray,
 ) -> list[np.ndarray]:
-    """Held-out scores ``(n_test, K)`` for each penalty, from the training part's Gram matrix, centred on its own mean."""
+    """Held-out scores ``(n_test, K)`` for each penalty, from the training part's Gram matrix about its own mean."""
     train, test = pair
     left_out = np.setdiff1d(np.arange(len(Z)), train)
     n = len(train)
@@ -157,10 +159,3 @@ def _solve(gram: np.ndarray, cross: np.ndarray, alpha: float) -> np.ndarray:
     """``(gram + alpha I)^-1 cross`` by a Cholesky factor in double precision."""
     system = torch.from_numpy(gram + alpha * np.eye(len(gram)))
     return torch.cholesky_solve(torch.from_numpy(cross), torch.linalg.cholesky(system)).numpy()
-
-
-def _balanced(codes: np.ndarray, scores: np.ndarray) -> float:
-    hits = scores.argmax(axis=1) == codes
-    counts = np.bincount(codes)
-    seen = counts > 0
-    return float((np.bincount(codes, weights=hits)[seen] / counts[seen]).mean())

@@ -1,11 +1,13 @@
 """Row space: the few coordinates in which a tall or wide feature matrix really lives.
 
-With n rows of d features, all that the rows say about each other lies in at most min(n - 1, d) directions. Rotating onto
-them loses nothing (distances, inner products, squared errors and L2 penalties are kept) and turns tens of thousands of
-columns into hundreds.
+With n rows of d features, all that the rows say about each other lies in at most min(n - 1, d) directions. Rotating
+onto them loses nothing (distances, inner products, squared errors and L2 penalties are kept) and turns tens of thousands
+of columns into hundreds.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -43,3 +45,34 @@ def row_space(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         basis64, triangle = torch.linalg.qr(rows.T @ (vectors[:, keep] / variance[keep].sqrt()))
         basis64 = basis64 * torch.sign(torch.diagonal(triangle))
     return (rows @ basis64).float().numpy(), basis64.float().numpy()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a small network sees its rows from: ``z = (x - mean) @ basis / scale`` (no rotation when basis is None)."""
+
+    mean: np.ndarray  # (d,)
+    basis: np.ndarray | None  # (d, r)
+    scale: float
+
+    def inward(self, weight: np.ndarray) -> np.ndarray:
+        """First-layer weights ``(h, r)`` on z as weights ``(h, d)`` on ``x - mean``."""
+        return np.asarray((weight if self.basis is None else weight @ self.basis.T) / self.scale, dtype=np.float32)
+
+    def outward(self, weight: np.ndarray) -> np.ndarray:
+        """Last-layer weights ``(r, h)`` or biases ``(r,)`` of z as those of ``x - mean``: ``(d, h)`` or ``(d,)``."""
+        return np.asarray((weight if self.basis is None else self.basis @ weight) * self.scale, dtype=np.float32)
+
+
+def framed(rows: np.ndarray, *, rotate: bool) -> tuple[np.ndarray, Frame]:
+    """Centre rows ``(n, d)``, rotate them onto their row space when asked, and give all entries a mean square of 1.
+
+    The one common scale keeps what the network is asked to reproduce (a mean squared error of 1 is then that of
+    predicting the mean), while its usual start and step sizes fit whatever the width was.
+    """
+    mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+    Z, basis = rows - mean, None
+    if rotate:
+        Z, basis = row_space(Z)
+    scale = float(np.sqrt((Z.astype(np.float64) ** 2).mean())) or 1.0
+    return (Z / np.float32(scale)).astype(np.float32), Frame(mean, basis, scale)

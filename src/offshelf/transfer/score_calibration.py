@@ -25,7 +25,7 @@ class Calibration:
 
 
 def log_loss(logits: np.ndarray, codes: np.ndarray) -> float:
-    """Mean negative log-probability of each row's class under ``softmax(logits)``; classes at minus infinity are absent."""
+    """Mean negative log-probability of each row's class under ``softmax(logits)``."""
     return float(-log_softmax(logits, axis=1)[np.arange(len(codes)), codes].mean())
 
 

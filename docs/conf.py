@@ -1,0 +1,37 @@
+"""Sphinx settings. Build with `sphinx-build`, not `python -m sphinx`: the usage lines of the verbs show the caller."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+project = "offshelf"
+author = "The offshelf developers"
+release = version = installed_version("offshelf")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "cyclopts.sphinx_ext"]
+exclude_patterns = ["_build"]
+nitpicky = False  # numpy's and torch's names would need their inventories from the network
+
+# Markdown
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+# Python reference: public names load when first used; types stand in the parameter lists, not in the signatures.
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+
+# Looks: everything is served from the site itself, nothing from another host.
+html_theme = "furo"
+html_title = f"offshelf {release}"
+html_static_path = [str(HERE / "_static")]
+html_css_files = ["offshelf.css"]
+html_show_sphinx = False
+html_copy_source = False
+pygments_style = "tango"
