@@ -36,10 +36,12 @@ def test_equal_seeds_are_equal_and_others_differ():
     assert not torch.allclose(zero(x), seven(x), atol=1e-3)
 
 
-def test_the_global_generator_is_left_alone():
+def test_the_global_generator_is_left_alone(hub_cache, seeded):
+    hub_cache("timm/test_resnet.r160_in1k", model__safetensors=tensors(seeded("test_resnet")))
     torch.manual_seed(3)
     before = torch.get_rng_state()
     load_backbone("test_byobnet.random_7")
+    load_backbone("test_resnet")
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -15,6 +15,7 @@ FROZEN = {
     "heads/v1": "2b6b95613fac13b263f107b8a1bcc98663867dfdae96ec488b6bcef3f3d3b7b3",
     "retrieval/v1": "d1ffb4b662cafd48cf03da4db5e4be0706ea8d06cf1a6d847da40fedc558731d",
     "claim/v1": "ede90374cfc9949f597d358543661c7e76df7bc7ff4601a3606cca47d82cdc90",
+    "finetune/v1": "379a5cc53bcf9ce95828396f0adffaf46885a4275f1d5f21bc5d5270f64b84db",
 }
 
 

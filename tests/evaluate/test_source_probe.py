@@ -8,7 +8,7 @@ N, D = 240, 20
 
 
 def planted(seed, shift, tie, signal=2.0):
-    """Two classes, two sites; ``shift`` of the site in the features, ``tie`` the share of rows whose site is the class."""
+    """Two classes and sites; ``shift`` of the site in the features, ``tie`` share of rows whose site is the class."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 2, N)
     site = np.where(rng.random(N) < tie, y, rng.integers(0, 2, N))

@@ -17,7 +17,7 @@ CLASSES = ["normal", "pneumonia", "COVID-19"]
 ARMS = [("deep + svm-rbf", 2.4), ("deep + logistic", 2.2), ("reproductive + svm-linear", 1.1)]
 HOSTILE = [
     "ward/<img src=x onerror=alert(1)>.png",
-    "ward/it's \"quoted\" & more.png",
+    'ward/it\'s "quoted" & more.png',
     "ward/" + "scan" * 40 + ".png",
     "קבצים/תמונת חזה 12.png",
     "أشعة/صورة الصدر 7.png",
@@ -27,7 +27,17 @@ HOSTILE = [
 def cell(value: float | None, n: int, spread: float = 0.04, interval: str = "bootstrap") -> dict[str, Any]:
     if value is None:
         return {"value": None, "low": None, "high": None, "n": n, "interval": "none"}
-    return {"value": value, "low": max(0.0, value - spread), "high": min(1.0, value + spread), "n": n, "interval": interval}
+    return {
+        "value": value,
+        "low": max(0.0, value - spread),
+        "high": min(1.0, value + spread),
+        "n": n,
+        "interval": interval,
+    }
+
+
+def around(value: float, n: int, spread: float) -> dict[str, Any]:
+    return {"value": value, "low": value - spread, "high": value + spread, "n": n, "interval": "bootstrap"}
 
 
 def thumbnail(seed: int, side: int = 96) -> str:
@@ -100,7 +110,7 @@ def make_arm(name: str, skill: float, classes: list[str], n: int, seed: int) -> 
             "macro_f1": cell(accuracy - 0.01, n),
             "macro_auroc": cell(float(np.mean([row["auroc"]["value"] for row in per_class.values()])), n, 0.015),
             "macro_average_precision": cell(accuracy - 0.02, n),
-            "log_loss": cell(float(-np.log(probabilities[np.arange(n), labels]).mean()), n, 0.05),
+            "log_loss": around(float(-np.log(probabilities[np.arange(n), labels]).mean()), n, 0.05),
             "brier": cell(float(((probabilities - np.eye(number)[labels]) ** 2).sum(1).mean()), n, 0.03),
             "calibration_error": cell(0.041, n, 0.015),
         },
@@ -112,7 +122,11 @@ def make_arm(name: str, skill: float, classes: list[str], n: int, seed: int) -> 
 
 
 def make_results(
-    classes: list[str] | None = None, arms: list[tuple[str, float]] | None = None, mistakes: int = 30, points: int = 420, n: int = 360
+    classes: list[str] | None = None,
+    arms: list[tuple[str, float]] | None = None,
+    mistakes: int = 30,
+    points: int = 420,
+    n: int = 360,
 ) -> dict[str, Any]:
     classes = classes or CLASSES
     made = [make_arm(name, skill, classes, n, seed) for seed, (name, skill) in enumerate(arms or ARMS)]

@@ -69,9 +69,7 @@ def load_backbone(name_or_path: str | os.PathLike[str], *, num_classes: int | No
 
 
 def _random(source: Source) -> tuple[nn.Module, WeightsOrigin, str, str]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(source.seed)
-        model = _create(source.name, source.architecture, pretrained=False)
+    model = _create(source.name, source.architecture, source.seed, pretrained=False)
     return model, "random", "none needed (random weights)", f"drawn from seed {source.seed}; has seen no data"
 
 
@@ -85,8 +83,9 @@ def _tagged(source: Source) -> tuple[nn.Module, WeightsOrigin, str, str]:
         raise BackboneError(hub.pickle_refusal(f"{source.name}: timm's registry", [file]))
     path = _fetched(source, config.hf_hub_id, hub.WEIGHTS_FILE)
     _check_weights(path, source.name)
-    settings = {**config.to_dict(), "file": str(path), "custom_load": False}
-    model = _create(source.name, source.architecture, pretrained=True, pretrained_cfg=settings)
+    # by its tag's name and not by its settings: timm asks for some tags by name (ConvNeXt V2's fcmae)
+    overlay = {"file": str(path), "custom_load": False}
+    model = _create(source.name, source.name, pretrained=True, pretrained_cfg_overlay=overlay)
     _forget_place(model)
     return model, "hub", config.license or "unknown", _origin(config.hf_hub_id, path)
 
@@ -178,13 +177,14 @@ def _check_weights(path: Path, name: str) -> None:
         ) from error
 
 
-def _create(name: str, model_name: str, **settings: Any) -> nn.Module:
-    """Build a network through timm, silently, with all of its weights or not at all."""
+def _create(name: str, model_name: str, seed: int = 0, **settings: Any) -> nn.Module:
+    """Build a network through timm, silently, with all of its weights or not at all; the draw disturbs no generator."""
     import timm
     from safetensors import SafetensorError
 
     try:
-        with _listening() as said:
+        with _listening() as said, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
             model = timm.create_model(model_name, **settings)
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError, AssertionError, SafetensorError) as error:
         # torch writes "Error(s) in loading state_dict for ResNet:" and then the reasons, one a line

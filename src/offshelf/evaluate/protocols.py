@@ -183,7 +183,8 @@ CLAIM_V1 = Protocol(
 FINETUNE_V1 = Protocol(
     name="finetune",
     version=1,
-    question="how well does a network whose weights were all trained on the training rows name the class of other images",
+    question="how well does a network whose weights were all trained on the training rows name the class of "
+    "other images",
     feature_point="the network's own classifier, in evaluation mode",
     normalisation="mean and standard deviation of the weights the training started from",
     regularisation="as given in the settings; nothing is chosen on the rows that score",

@@ -47,7 +47,11 @@ def build_report(run_folder: str | os.PathLike[str]) -> Path:
 def render(page: dict[str, Any]) -> str:
     """The page's HTML from what `offshelf.report.content.prepare` gives."""
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= FILTERS
     details = _arms_in_full(page)
@@ -71,7 +75,12 @@ def _own(name: str) -> Markup:
 def _interval_plots(page: dict[str, Any]) -> dict[str, Markup]:
     """The plot twice: side by side for a screen or paper, stacked for a telephone; the style sheet shows one."""
     panels = [
-        {"key": one.key, "label": one.label, "line": one.line, "line_label": f"{one.line_label} {one.line:.3f}" if one.line is not None else ""}
+        {
+            "key": one.key,
+            "label": one.label,
+            "line": one.line,
+            "line_label": f"{one.line_label} {one.line:.3f}" if one.line is not None else "",
+        }
         for one in page["metrics"]
         if one is page["primary"] or one.key == "accuracy"
     ]
@@ -100,7 +109,9 @@ def _arms_in_full(page: dict[str, Any]) -> list[dict[str, Any]]:
         detail: dict[str, Any] = {
             "arm": arm,
             "curves": [curve | {"colour": figures.signs(i)[0], "dashes": _dashes(i)} for i, curve in enumerate(curves)],
-            "confusions": content.confusions(arm, page["classes"]) if len(page["classes"]) > figures.CELLS_WITH_NUMBERS else [],
+            "confusions": content.confusions(arm, page["classes"])
+            if len(page["classes"]) > figures.CELLS_WITH_NUMBERS
+            else [],
             "confusion": None,
             "roc": None,
             "reliability": None,

@@ -59,9 +59,13 @@ def prepare(results: Any, run: Any, folder: Path) -> dict[str, Any]:
     source = folder / "results.json"
     for key in ("classes", "data", "arms", "best", "baselines"):
         if not isinstance(results, dict) or not results.get(key):
-            raise RunError(f"{source}: nothing under {key!r}; expected the results of a complete fit or finetune. Run it again.")
+            raise RunError(
+                f"{source}: nothing under {key!r}; expected the results of a complete fit or finetune. Run it again."
+            )
     if results["best"] not in [arm["name"] for arm in results["arms"]]:
-        raise RunError(f"{source}: the best arm {results['best']!r} is not among the arms. The file is damaged; run again.")
+        raise RunError(
+            f"{source}: the best arm {results['best']!r} is not among the arms. The file is damaged; run again."
+        )
     primary = results.get("primary_metric") or "balanced_accuracy"
     metrics = metric_columns(results, primary)
     arms = ranked(results, metrics)
@@ -76,7 +80,11 @@ def prepare(results: Any, run: Any, folder: Path) -> dict[str, Any]:
         "title": results.get("title") or f"offshelf {verb}",
         "verb": verb,
         "classes": results["classes"],
-        "verdict": [text for text in results.get("verdict") or [] if text not in [control.get("sentence") for control in controls]],
+        "verdict": [
+            text
+            for text in results.get("verdict") or []
+            if text not in [control.get("sentence") for control in controls]
+        ],
         "selected": corrected(results.get("selected")),
         "baselines": results["baselines"],
         "metrics": metrics,
@@ -94,7 +102,9 @@ def prepare(results: Any, run: Any, folder: Path) -> dict[str, Any]:
         "map": results.get("map"),
         "data": data,
         "shown": {"bad_files": BAD_FILES, "duplicates": DUPLICATES},
-        "backbones": [{"route": None, "cosine_median": None, "cosine_min": None} | card for card in results.get("backbones") or []],
+        "backbones": [
+            {"route": None, "cosine_median": None, "cosine_min": None} | card for card in results.get("backbones") or []
+        ],
         "cost": results.get("cost") or {},
         "protocol": results.get("protocol") or {},
         "run": {"command": "", "versions": {}, "seed": None, "machine": {}, "arguments": {}} | run,
@@ -108,7 +118,9 @@ def printable(value: Any) -> Any:
     if isinstance(value, list):
         return [printable(item) for item in value]
     if isinstance(value, str):
-        return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\N{REPLACEMENT CHARACTER}", value)
+        return re.sub(
+            "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\N{REPLACEMENT CHARACTER}", value
+        )
     return value
 
 
@@ -175,21 +187,35 @@ def ranked(results: dict[str, Any], metrics: list[Metric]) -> list[dict[str, Any
     groups = {name: place for place, names in enumerate(results.get("tie_groups") or [], start=1) for name in names}
     arms = []
     for given in results["arms"]:
-        empty = {"features": "", "head": "", "chosen": {}, "seconds": None, "roc": {}, "calibration": [], "confusion": []}
+        empty = {
+            "features": "",
+            "head": "",
+            "chosen": {},
+            "seconds": None,
+            "roc": {},
+            "calibration": [],
+            "confusion": [],
+        }
         arm = empty | {key: value for key, value in given.items() if value is not None}
         arm["metrics"] = {metric.key: cell(given["metrics"].get(metric.key)) for metric in metrics}
         arm["per_class"] = {name: arm.get("per_class", {}).get(name) or {} for name in results["classes"]}
         for name, row in arm["per_class"].items():
             columns = per_class_columns(len(results["classes"]))
             arm["per_class"][name] = {"n": row.get("n") or 0} | {one.key: cell(row.get(one.key)) for one in columns}
-        arm["calibration"] = [one | {"accuracy": cell(one.get("accuracy")), "n": one.get("n") or 0} for one in arm["calibration"]]
+        arm["calibration"] = [
+            one | {"accuracy": cell(one.get("accuracy")), "n": one.get("n") or 0} for one in arm["calibration"]
+        ]
         arm["n"] = arm["metrics"][metrics[0].key]["n"]
         arm["tie_group"] = groups.get(arm["name"])
         arms.append(arm)
 
     def place(arm: dict[str, Any]) -> tuple[bool, float, bool]:
         value = arm["metrics"][metrics[0].key]["value"]
-        return value is None, 0.0 if value is None else -value if metrics[0].higher else value, arm["name"] != results["best"]
+        return (
+            value is None,
+            0.0 if value is None else -value if metrics[0].higher else value,
+            arm["name"] != results["best"],
+        )
 
     return sorted(arms, key=place)
 
@@ -202,13 +228,21 @@ def cell(given: dict[str, Any] | None) -> dict[str, Any]:
 def curves(arm: dict[str, Any]) -> list[dict[str, Any]]:
     """At most ten ROC curves of an arm, in class order; with more classes, those of the lowest AUROC."""
     drawn = [
-        {"class": name, "fpr": points["fpr"], "tpr": points["tpr"], "auroc": arm["per_class"][name]["auroc"], "n": arm["per_class"][name]["n"]}
+        {
+            "class": name,
+            "fpr": points["fpr"],
+            "tpr": points["tpr"],
+            "auroc": arm["per_class"][name]["auroc"],
+            "n": arm["per_class"][name]["n"],
+        }
         for name, points in arm["roc"].items()
         if points and points.get("fpr") and name in arm["per_class"]
     ]
     if len(drawn) <= CURVES:
         return drawn
-    return sorted(drawn, key=lambda curve: math.inf if curve["auroc"]["value"] is None else curve["auroc"]["value"])[:CURVES]
+    return sorted(drawn, key=lambda curve: math.inf if curve["auroc"]["value"] is None else curve["auroc"]["value"])[
+        :CURVES
+    ]
 
 
 def confusions(arm: dict[str, Any], classes: list[str], most: int = 10) -> list[dict[str, Any]]:

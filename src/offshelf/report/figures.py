@@ -15,7 +15,20 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
-from offshelf.report.inline_svg import ACCENT, DASHES, INK, LINE, MARKERS, MUTED, PAGE, SERIES, axes, canvas, inline, style
+from offshelf.report.inline_svg import (
+    ACCENT,
+    DASHES,
+    INK,
+    LINE,
+    MARKERS,
+    MUTED,
+    PAGE,
+    SERIES,
+    axes,
+    canvas,
+    inline,
+    style,
+)
 
 CELLS_WITH_NUMBERS = 20  # classes up to which a confusion matrix can hold its counts
 POINTS_AS_SVG = 1000  # beyond, the map's points become one picture: smaller, and quicker to draw
@@ -124,14 +137,25 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str], na
                 for column in range(number):
                     share = shares[row, column]
                     box = matplotlib.patches.Rectangle(
-                        (column + 0.02, row + 0.02), 0.96, 0.96, facecolor=ACCENT, alpha=round(0.05 + 0.9 * share, 2), lw=0
+                        (column + 0.02, row + 0.02),
+                        0.96,
+                        0.96,
+                        facecolor=ACCENT,
+                        alpha=round(0.05 + 0.9 * share, 2),
+                        lw=0,
                     )
                     area.add_patch(box)
                     area.text(
                         column + 0.5, row + 0.5, f"{int(matrix[row, column]):,}", ha="center", va="center",
                         color=PAGE if share > 0.5 else INK, fontsize=9 if side >= 30 else 7,
                     )  # fmt: skip
-            area.set_xticks(np.arange(number) + 0.5, names, rotation=0 if upright else 45, ha="center" if upright else "right", rotation_mode="anchor")
+            area.set_xticks(
+                np.arange(number) + 0.5,
+                names,
+                rotation=0 if upright else 45,
+                ha="center" if upright else "right",
+                rotation_mode="anchor",
+            )
             area.set_yticks(np.arange(number) + 0.5, names)
             area.tick_params(labelcolor=INK)
         else:
@@ -148,7 +172,9 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str], na
         area.set_ylabel("true")
         right, total = int(np.trace(matrix)), int(matrix.sum())
         return inline(
-            figure, prefix, f"Confusion matrix of {name}: {right:,} of {total:,} on the diagonal; rows are the true class."
+            figure,
+            prefix,
+            f"Confusion matrix of {name}: {right:,} of {total:,} on the diagonal; rows are the true class.",
         )
 
 
@@ -160,7 +186,9 @@ def roc_curves(curves: Sequence[dict[str, Any]], name: str, prefix: str) -> Mark
         area.plot([0, 1], [0, 1], color=MUTED, linewidth=0.75, dashes=(4, 3))
         for index, curve in enumerate(curves):
             colour, dashes = signs(index)
-            area.plot(curve["fpr"], curve["tpr"], color=colour, dashes=dashes or (None, None), linewidth=1.5, clip_on=False)
+            area.plot(
+                curve["fpr"], curve["tpr"], color=colour, dashes=dashes or (None, None), linewidth=1.5, clip_on=False
+            )
         _unit_square(area, "1 − specificity", "sensitivity")
         names = ", ".join(curve["class"] for curve in curves)
         return inline(figure, prefix, f"ROC curves of {name}, one class against the rest: {names}.")
@@ -184,15 +212,30 @@ def reliability_diagram(bins: Sequence[dict[str, Any]], name: str, prefix: str) 
         below = axes(figure, 50, 284, 256, 50)
         most = max((one["n"] for one in bins), default=0) or 1
         for one in bins:
-            below.bar(one["low"], one["n"], one["high"] - one["low"], align="edge", color=ACCENT, alpha=0.35, edgecolor=PAGE, linewidth=1)
+            below.bar(
+                one["low"],
+                one["n"],
+                one["high"] - one["low"],
+                align="edge",
+                color=ACCENT,
+                alpha=0.35,
+                edgecolor=PAGE,
+                linewidth=1,
+            )
         below.set(xlim=(0, 1), ylim=(0, most), xlabel="confidence", ylabel="images")
         below.set_xticks(np.linspace(0, 1, 6))
         below.set_yticks([0, most], ["0", f"{most:,}"])
         total = sum(one["n"] for one in bins)
-        return inline(figure, prefix, f"Reliability diagram of {name}: accuracy against confidence in {len(kept)} bins, {total:,} images.")
+        return inline(
+            figure,
+            prefix,
+            f"Reliability diagram of {name}: accuracy against confidence in {len(kept)} bins, {total:,} images.",
+        )
 
 
-def feature_map(x: Sequence[float], y: Sequence[float], label: Sequence[int], explained: Sequence[float], prefix: str) -> Markup:
+def feature_map(
+    x: Sequence[float], y: Sequence[float], label: Sequence[int], explained: Sequence[float], prefix: str
+) -> Markup:
     """Images in the plane of the two leading components, one colour and marker a class; grey crosses: no label."""
     points = np.column_stack([np.asarray(x, dtype=float), np.asarray(y, dtype=float)])
     labels = np.asarray([-1 if one is None else one for one in label])
@@ -202,7 +245,9 @@ def feature_map(x: Sequence[float], y: Sequence[float], label: Sequence[int], ex
         area = axes(figure, 52, 12, 552, 398)
         for value in np.unique(labels):
             own = points[labels == value]
-            marker, colour = ("x", MUTED) if value < 0 else (MARKERS[value % len(MARKERS)][0], SERIES[value % len(SERIES)])
+            marker, colour = (
+                ("x", MUTED) if value < 0 else (MARKERS[value % len(MARKERS)][0], SERIES[value % len(SERIES)])
+            )
             raster = len(points) > POINTS_AS_SVG
             if raster and value < 0:
                 colour = "#7d8791"  # a picture cannot follow the page's colours
@@ -212,7 +257,9 @@ def feature_map(x: Sequence[float], y: Sequence[float], label: Sequence[int], ex
         area.set_xlabel(shares[0] if shares else "component 1")
         area.set_ylabel(shares[1] if len(shares) > 1 else "component 2")
         area.locator_params(nbins=6)
-        return inline(figure, prefix, f"Map of {len(points):,} images in the plane of their two leading feature components.")
+        return inline(
+            figure, prefix, f"Map of {len(points):,} images in the plane of their two leading feature components."
+        )
 
 
 def signs(index: int) -> tuple[str, tuple[float, ...]]:

@@ -30,11 +30,11 @@ class Head(NamedTuple):
 HEADS: dict[str, Head] = {
     "slp": Head(
         "single-layer perceptron: affine and softmax by Adam, epochs chosen",
-        lambda cv, seed: Perceptron(hidden_dim=None, cv=cv, random_state=seed),
+        lambda cv, seed: Perceptron(hidden_dim=None, learning_rate=1e-2, cv=cv, random_state=seed),
     ),
     "mlp": Head(
         "multi-layer perceptron: 128 hidden ReLU units by Adam, epochs chosen",
-        lambda cv, seed: Perceptron(hidden_dim=128, cv=cv, random_state=seed),
+        lambda cv, seed: Perceptron(hidden_dim=128, learning_rate=3e-3, cv=cv, random_state=seed),
     ),
     "svm-linear": Head(
         "support vector machine, linear kernel, C chosen",

@@ -21,7 +21,7 @@ from offshelf.errors import UsageError
 from offshelf.transfer.feature_matrix import class_codes, feature_matrix
 from offshelf.transfer.inner_folds import balanced_accuracy, inner_folds
 from offshelf.transfer.score_calibration import Calibration, by_logistic, uncalibrated
-from offshelf.transfer.voting import class_pairs, vote_scores, votes
+from offshelf.transfer.voting import class_pairs, summed_margins, vote_scores, votes
 
 DEFAULT_C = 1.0  # with gamma "scale": used, and said so in `chosen_`, where no inner fold can be had
 QUERY_ROWS = 2048  # kernel rows formed at once when predicting
@@ -120,6 +120,10 @@ class KernelSVM(ClassifierMixin, BaseEstimator):
         X : array, shape (n, d)
         y : array, shape (n,)
         """
+        with threadpool_limits(1):  # two BLAS pools in one process fight over the cores
+            return self._fit(X, y)
+
+    def _fit(self, X: Any, y: Any) -> KernelSVM:
         rows = feature_matrix(X)
         self.classes_, codes = class_codes(y, len(rows))
         self.n_features_in_ = rows.shape[1]
@@ -143,9 +147,9 @@ class KernelSVM(ClassifierMixin, BaseEstimator):
                     outer = self._kernel(products[np.ix_(test, train)], products, test, train, base * factor)
                     for c, C in enumerate(Cs):
                         machine = self._machine(inner, codes[train], C)
-                        decision, predicted = _decide(outer[:, machine.support], machine, K)
+                        margins, predicted = _decide(outer[:, machine.support], machine, K)
                         accuracy[f, c, g] = balanced_accuracy(codes[test], predicted)
-                        held_out.setdefault((c, g), []).append(decision)
+                        held_out.setdefault((c, g), []).append(margins)
             self.path_ = accuracy.mean(axis=0)
             c, g = divmod(int(np.argmax(np.round(self.path_, 12))), len(factors))
             c_best, factor_best = float(Cs[c]), float(factors[g])
@@ -202,12 +206,11 @@ class KernelSVM(ClassifierMixin, BaseEstimator):
         if isinstance(weight, dict):
             weight = {int(np.flatnonzero(self.classes_ == k)[0]): v for k, v in weight.items() if k in self.classes_}
         svc = SVC(kernel="precomputed", C=C, class_weight=weight, cache_size=500)
-        with threadpool_limits(1):
-            svc.fit(kernel, codes)
+        svc.fit(kernel, codes)
         fitted = (svc.support_, svc.dual_coef_, svc.n_support_, svc.intercept_, svc.classes_)
         return _Machine(*(np.asarray(array) for array in fitted))
 
-    def _decisions(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _pairwise(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         rows = feature_matrix(X, width=self.n_features_in_) - self.centre_
         support = self.support_vectors_ - self.centre_
@@ -220,23 +223,23 @@ class KernelSVM(ClassifierMixin, BaseEstimator):
             block = _products(query, support)
             if self.kernel == "rbf":
                 block = _rbf(block, (query.astype(np.float64) ** 2).sum(axis=1), square, self.gamma_)
-            parts.append(_decide(block, machine, K))
-        return np.concatenate([d for d, _ in parts]), np.concatenate([p for _, p in parts])
+            parts.append(machine.pairwise(block))
+        return np.concatenate(parts)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """As SVC: ``(n,)`` for two classes (positive: the second), else votes and summed pairwise scores ``(n, K)``."""
-        scores, _ = self._decisions(X)
-        return 2.0 * scores[:, 1] if len(self.classes_) == 2 else scores
+        pairwise, K = self._pairwise(X), len(self.classes_)
+        return pairwise[:, 0] if K == 2 else vote_scores(pairwise, K)
 
     @available_if(lambda self: bool(self.probability))
     def predict_proba(self, X: Any) -> np.ndarray:
         """Calibrated probabilities ``(n, K)``; near a border the largest may be of another class than ``predict``."""
-        scores, _ = self._decisions(X)
-        return Calibration(self.calibration_weight_, self.calibration_bias_, "").probabilities(scores)
+        margins, _ = _verdict(self._pairwise(X), len(self.classes_))
+        return Calibration(self.calibration_weight_, self.calibration_bias_, "").probabilities(margins)
 
     def predict(self, X: Any) -> np.ndarray:
         """The machine's own decision, shape ``(n,)``."""
-        return self.classes_[self._decisions(X)[1]]
+        return self.classes_[_verdict(self._pairwise(X), len(self.classes_))[1]]
 
 
 def _products(A: np.ndarray, B: np.ndarray) -> np.ndarray:
@@ -250,18 +253,18 @@ def _rbf(block: np.ndarray, left: np.ndarray, right: np.ndarray, gamma: float) -
 
 
 def _decide(block: np.ndarray, machine: _Machine, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scores ``(n, K)`` and decisions ``(n,)`` from kernel values with the support rows ``(n, S)``.
+    """Summed margins ``(n, K)`` and decisions ``(n,)`` from kernel values with the support rows ``(n, S)``.
 
-    A class the machine never saw gets a score below all others.
+    A class the machine never saw gets a margin below all others.
     """
-    pairwise = machine.pairwise(block)
-    seen = machine.seen
-    if len(seen) == 2:
-        own = np.hstack([-pairwise, pairwise]) / 2.0
-        decided = (pairwise[:, 0] > 0).astype(int)
-    else:
-        own = vote_scores(pairwise, len(seen))
-        decided = votes(pairwise, len(seen)).argmax(axis=1)
-    scores = np.full((len(block), n_classes), own.min() - 1.0)
-    scores[:, seen] = own
-    return scores, seen[decided]
+    own, decided = _verdict(machine.pairwise(block), len(machine.seen))
+    margins = np.full((len(block), n_classes), own.min() - 1.0)
+    margins[:, machine.seen] = own
+    return margins, machine.seen[decided]
+
+
+def _verdict(pairwise: np.ndarray, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Summed margins ``(n, K)`` and decisions ``(n,)`` from pairwise scores."""
+    if n_classes == 2:
+        return np.hstack([-pairwise, pairwise]), (pairwise[:, 0] > 0).astype(int)
+    return summed_margins(pairwise, n_classes), votes(pairwise, n_classes).argmax(axis=1)

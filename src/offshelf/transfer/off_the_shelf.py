@@ -27,7 +27,7 @@ from offshelf.transfer.feature_matrix import class_codes, feature_matrix
 from offshelf.transfer.inner_folds import balanced_accuracy, inner_folds
 from offshelf.transfer.row_space import row_space
 from offshelf.transfer.score_calibration import Calibration, by_logistic, uncalibrated
-from offshelf.transfer.voting import class_pairs, vote_scores, votes
+from offshelf.transfer.voting import class_pairs, summed_margins, vote_scores, votes
 
 C_GRID = (0.02, 0.06, 0.2, 0.6, 2.0, 6.0, 20.0)
 DEFAULT_C = 0.2  # the paper's value for three of its sets: used, and said so in `chosen_`, without inner folds
@@ -107,6 +107,10 @@ class OffTheShelf(ClassifierMixin, BaseEstimator):
         X : array, shape (n, copies * d)
         y : array, shape (n,)
         """
+        with threadpool_limits(1):  # two BLAS pools in one process fight over the cores
+            return self._fit(X, y)
+
+    def _fit(self, X: Any, y: Any) -> OffTheShelf:
         rows = feature_matrix(X)
         self.classes_, codes = class_codes(y, len(rows))
         self.n_features_in_ = rows.shape[1]
@@ -170,23 +174,23 @@ class OffTheShelf(ClassifierMixin, BaseEstimator):
             svc = LinearSVC(
                 C=C / Z.shape[1], loss=self.loss, dual="auto", max_iter=5000, random_state=self.random_state
             )
-            with threadpool_limits(1):
-                svc.fit(samples[mine], side)
+            svc.fit(samples[mine], side)
             coefficients[machine], intercepts[machine] = svc.coef_[0], svc.intercept_[0]
         return coefficients, intercepts
 
     def _scores(self, Z: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Scores ``(n, K)`` summed over copies, and the decisions ``(n,)``.
-
-        A linear score summed over copies is their number times the score of the mean copy: one product an image.
-        """
+        """Margins ``(n, K)`` summed over copies (and pairs), and the decisions ``(n,)``."""
         K = len(self.classes_)
-        summed = Z.shape[1] * (Z.mean(axis=1) @ coef.T + intercept)
+        summed = self._summed(Z, coef, intercept)
         if K == 2:
-            return np.hstack([-summed, summed]) / 2.0, (summed[:, 0] > 0).astype(int)
+            return np.hstack([-summed, summed]), (summed[:, 0] > 0).astype(int)
         if self.multi_class == "ovr":
             return summed, summed.argmax(axis=1)
-        return vote_scores(summed, K), votes(summed, K).argmax(axis=1)
+        return summed_margins(summed, K), votes(summed, K).argmax(axis=1)
+
+    def _summed(self, Z: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
+        """Machine scores summed over copies: exactly their number times the score of the mean copy, one product."""
+        return Z.shape[1] * (Z.mean(axis=1) @ coef.T + intercept)
 
     def _decisions(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         check_is_fitted(self)
@@ -194,9 +198,14 @@ class OffTheShelf(ClassifierMixin, BaseEstimator):
         return self._scores(Z, self.coef_, self.intercept_)
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Scores summed over copies ``(n, K)``; ``(n,)`` for two classes (positive: the second)."""
-        scores, _ = self._decisions(X)
-        return 2.0 * scores[:, 1] if len(self.classes_) == 2 else scores
+        """Scores summed over copies ``(n, K)`` (votes for "ovo"), or ``(n,)`` for two classes (positive: the second)."""
+        check_is_fitted(self)
+        K = len(self.classes_)
+        Z = self._samples(feature_matrix(X, width=self.n_features_in_))
+        summed = self._summed(Z, self.coef_, self.intercept_)
+        if K == 2:
+            return summed[:, 0]
+        return summed if self.multi_class == "ovr" else vote_scores(summed, K)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities ``(n, K)`` by a logistic regression on held-out summed scores."""

@@ -66,7 +66,7 @@ class Perceptron(ClassifierMixin, BaseEstimator):
         self,
         hidden_dim: int | None = None,
         activation: str = "relu",
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-3,
         weight_decay: float = 1e-4,
         batch_size: int = 64,
         max_epochs: int = 100,

@@ -20,13 +20,19 @@ def votes(pairwise: np.ndarray, n_classes: int) -> np.ndarray:
     return won
 
 
+def summed_margins(pairwise: np.ndarray, n_classes: int) -> np.ndarray:
+    """Each class's pairwise scores added up ``(n, K)``: smoother than votes, and what probabilities are made from."""
+    summed = np.zeros((len(pairwise), n_classes))
+    for column, (i, j) in enumerate(class_pairs(n_classes)):
+        summed[:, i] += pairwise[:, column]
+        summed[:, j] -= pairwise[:, column]
+    return summed
+
+
 def vote_scores(pairwise: np.ndarray, n_classes: int) -> np.ndarray:
     """Votes ``(n, K)`` plus the summed pairwise scores squeezed into (-1/3, 1/3), which order classes of equal votes.
 
     The squeeze, ``s / (3 (|s| + 1))``, keeps every vote worth more than all scores together; it is scikit-learn's.
     """
-    summed = np.zeros((len(pairwise), n_classes))
-    for column, (i, j) in enumerate(class_pairs(n_classes)):
-        summed[:, i] += pairwise[:, column]
-        summed[:, j] -= pairwise[:, column]
+    summed = summed_margins(pairwise, n_classes)
     return votes(pairwise, n_classes) + summed / (3.0 * (np.abs(summed) + 1.0))
