@@ -17,12 +17,20 @@ from offshelf.errors import OffshelfError
 
 # verb -> (where it lives, the first line of its docstring; a test holds the two together)
 VERBS = {
-    "fit": ("offshelf.jobs.fit:fit", "Train honest classifiers on frozen features of a folder of pictures, and report on them."),
+    "fit": (
+        "offshelf.jobs.fit:fit",
+        "Train honest classifiers on frozen features of a folder of pictures, and report on them.",
+    ),
     "predict": ("offshelf.jobs.predict:predict", "Label new pictures with a finished run."),
     "finetune": ("offshelf.jobs.finetune:finetune", "Train all weights of a backbone on labelled pictures."),
-    "methods": ("offshelf.jobs.methods:methods", "Show the methods in this library, one of them in full, or those nearest to some words."),
+    "methods": (
+        "offshelf.jobs.methods:methods",
+        "Show the methods in this library, one of them in full, or those nearest to some words.",
+    ),
     "demo": ("offshelf.jobs.demo:demo", "Run the main job end to end on built-in data, offline, in about two minutes."),
 }
+
+EPILOGUE = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some inputs could not be read, 130 stopped."
 
 
 def build() -> App:
@@ -34,7 +42,7 @@ def build() -> App:
         help="Take a pre-trained backbone off the shelf, make it yours, and know that it works.",
         version=lambda: version("offshelf"),
         default_parameter=Parameter(consume_multiple=True, negative=()),
-        help_epilogue="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some inputs could not be read, 130 stopped.",
+        help_epilogue=EPILOGUE,
         error_formatter=lambda error: f"offshelf: {error}",
         result_action="return_value",
     )

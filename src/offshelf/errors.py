@@ -50,7 +50,7 @@ class RunError(OffshelfError):
     """A run folder is missing something, damaged, or was changed since it was written."""
 
 
-class MissingExtra(OffshelfError):
+class MissingExtra(OffshelfError):  # noqa: N818 (what is missing is its name)
     """An optional requirement is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:

@@ -46,13 +46,13 @@ METHODS: dict[str, Method] = {
             authors="Kayan, Koksal, Sevinc, Gumus",
             year=2023,
             paper="arXiv 2304.10677",
-            purpose="Compress what several pre-trained networks say about the four sections of a picture into one short, "
-            "label-free description that serves several small classification tasks, such as diagnosing chest X-rays.",
+            purpose="Compress what several pre-trained networks say about the four sections of a picture into one "
+            "short, label-free description that serves several small classification tasks, such as chest X-rays.",
             parts=("DeepFeatures", "ReproductiveFeatures", "make_head"),
             command="offshelf fit DATA --grid 2x2 --reproductive",
-            claim="Codes learnt without labels from eight CNNs over four sections classify at least as well as the best "
-            "single CNN on whole pictures and as a supervised bottleneck of equal width, and one set of codes serves "
-            "both the two-class and the three-class task.",
+            claim="Codes learnt without labels from eight CNNs over four sections classify at least as well as the "
+            "best single CNN on whole pictures and as a supervised bottleneck of equal width, and one set of codes "
+            "serves both the two-class and the three-class task.",
         ),
         Method(
             slug="off-the-shelf",

@@ -10,14 +10,16 @@ import pytest
 
 pydicom = pytest.importorskip("pydicom")
 
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset  # noqa: E402
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid  # noqa: E402
 
-from offshelf.data.images import decode_image
-from offshelf.errors import ImageError, MissingExtra
+from offshelf.data.images import decode_image  # noqa: E402
+from offshelf.errors import ImageError, MissingExtra  # noqa: E402
 
 
-def dicom(values: np.ndarray, photometric: str = "MONOCHROME2", bits: int = 16, preamble: bool = True, **tags: object) -> bytes:
+def dicom(
+    values: np.ndarray, photometric: str = "MONOCHROME2", bits: int = 16, preamble: bool = True, **tags: object
+) -> bytes:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -102,7 +104,9 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
         decode_image(good[:-60], "x.dcm")
     with pytest.raises(ImageError, match="x.dcm: "):
         decode_image(good[:200], "x.dcm")
-    huge = dicom(np.zeros((8, 8), np.uint16), bits=12).replace(b"\x28\x00\x10\x00US\x02\x00\x08\x00", b"\x28\x00\x10\x00US\x02\x00\xff\xff")
+    huge = dicom(np.zeros((8, 8), np.uint16), bits=12).replace(
+        b"\x28\x00\x10\x00US\x02\x00\x08\x00", b"\x28\x00\x10\x00US\x02\x00\xff\xff"
+    )
     huge = huge.replace(b"\x28\x00\x11\x00US\x02\x00\x08\x00", b"\x28\x00\x11\x00US\x02\x00\xff\xff")
     with pytest.raises(ImageError, match="65,535 x 65,535 pixels are over the limit"):
         decode_image(huge, "x.dcm")

@@ -1,4 +1,4 @@
-"""A plausible run, made from synthetic arrays: three arms, three classes, an alarm, names that try to break the page."""
+"""A plausible run, made from synthetic arrays: three arms, three classes, an alarm, hostile names."""
 
 from __future__ import annotations
 
@@ -153,7 +153,10 @@ def make_results(
             "splits": {"train": {c: s - 40 for c, s in sizes.items()}, "test": dict.fromkeys(classes, 40)},
             "groups": 231,
             "unlabelled": 2,
-            "bad_files": [{"path": HOSTILE[0], "error": "the file is cut: 1,204 of 88,310 bytes"}, {"path": HOSTILE[2], "error": "not an image"}],
+            "bad_files": [
+                {"path": HOSTILE[0], "error": "the file is cut: 1,204 of 88,310 bytes"},
+                {"path": HOSTILE[2], "error": "not an image"},
+            ],
             "duplicates": [
                 {"paths": [HOSTILE[3], "ward/17.png"], "splits": ["train", "test"], "labels": ["normal", "pneumonia"]},
                 {"paths": ["ward/20.png", "ward/21.png"], "splits": ["train"], "labels": ["normal"]},
@@ -162,19 +165,50 @@ def make_results(
         },
         "backbones": [
             {
-                "name": "resnet50.a1_in1k", "architecture": "resnet50", "weights": "hub", "weights_hash": "ab12" * 16, "parameters": 23_508_032,
-                "width": 2048, "input_size": [224, 224], "mean": [0.485] * 3, "std": [0.229] * 3, "interpolation": "bicubic", "crop_pct": 0.95,
-                "licence": "Apache-2.0", "note": "", "route": "bf16", "cosine_median": 0.9991, "cosine_min": 0.9969,
+                "name": "resnet50.a1_in1k",
+                "architecture": "resnet50",
+                "weights": "hub",
+                "weights_hash": "ab12" * 16,
+                "parameters": 23_508_032,
+                "width": 2048,
+                "input_size": [224, 224],
+                "mean": [0.485] * 3,
+                "std": [0.229] * 3,
+                "interpolation": "bicubic",
+                "crop_pct": 0.95,
+                "licence": "Apache-2.0",
+                "note": "",
+                "route": "bf16",
+                "cosine_median": 0.9991,
+                "cosine_min": 0.9969,
             },
             {
-                "name": "test_resnet.random", "architecture": "test_resnet", "weights": "random", "weights_hash": "cd34" * 16, "parameters": 468_560,
-                "width": 384, "input_size": [160, 160], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "crop_pct": 0.95,
-                "licence": "", "note": "seed 0", "route": "fp32", "cosine_median": None, "cosine_min": None,
+                "name": "test_resnet.random",
+                "architecture": "test_resnet",
+                "weights": "random",
+                "weights_hash": "cd34" * 16,
+                "parameters": 468_560,
+                "width": 384,
+                "input_size": [160, 160],
+                "mean": [0.5] * 3,
+                "std": [0.5] * 3,
+                "interpolation": "bilinear",
+                "crop_pct": 0.95,
+                "licence": "",
+                "note": "seed 0",
+                "route": "fp32",
+                "cosine_median": None,
+                "cosine_min": None,
             },
         ],
         "protocol": {
-            "name": "heads", "version": 1, "feature_point": "pooled", "standardise": "inside the training rows", "inner_folds": 3,
-            "bootstrap": {"replicates": 2000, "unit": "group", "seed": 0}, "grid": [2, 2],
+            "name": "heads",
+            "version": 1,
+            "feature_point": "pooled",
+            "standardise": "inside the training rows",
+            "inner_folds": 3,
+            "bootstrap": {"replicates": 2000, "unit": "group", "seed": 0},
+            "grid": [2, 2],
             "folds": [{"name": "fold 1", "train": 288, "test": 72}, {"name": "fold 2", "train": 288, "test": 72}],
         },
         "baselines": {"chance": 1 / number, "majority": 0.412, "majority_class": classes[-1]},
@@ -182,51 +216,90 @@ def make_results(
         "best": best["name"],
         "selected": cell(value - 0.006, n) | {"arms": len(made), "chosen": {names[0]: 1.0}},
         "comparisons": [
-            {"a": names[i], "b": names[j], "metric": "balanced_accuracy", "difference": 0.021 * (j - i), "low": 0.021 * (j - i) - 0.025,
-             "high": 0.021 * (j - i) + 0.025, "told_apart": j - i > 1}
-            for i in range(len(names)) for j in range(i + 1, len(names))
+            {
+                "a": names[i],
+                "b": names[j],
+                "metric": "balanced_accuracy",
+                "difference": 0.021 * (j - i),
+                "low": 0.021 * (j - i) - 0.025,
+                "high": 0.021 * (j - i) + 0.025,
+                "told_apart": j - i > 1,
+            }
+            for i in range(len(names))
+            for j in range(i + 1, len(names))
         ],
         "tie_groups": [names[:2], names[2:]] if len(names) > 2 else [names],
         "controls": {
             "blank_centre": {
-                "area": 0.6, "arm": best["name"], "full": cell(value, n), "blanked": cell(value - 0.09, n), "chance": 1 / number,
-                "retained": (value - 0.09 - 1 / number) / (value - 1 / number), "level": "alarm",
-                "sentence": f"With the middle 60 % of every picture painted grey, {best['name']} still reaches {value - 0.09:.3f} "
-                f"(chance {1 / number:.3f}): most of what it uses lies outside the middle, where the finding should be.",
+                "area": 0.6,
+                "arm": best["name"],
+                "full": cell(value, n),
+                "blanked": cell(value - 0.09, n),
+                "chance": 1 / number,
+                "retained": (value - 0.09 - 1 / number) / (value - 1 / number),
+                "level": "alarm",
+                "sentence": f"With the middle 60 % of every picture painted grey, {best['name']} still reaches "
+                f"{value - 0.09:.3f} (chance {1 / number:.3f}): most of what it uses "
+                "lies outside the middle, where the finding should be.",
             },
             "source": {
-                "column": "source", "kind": "classes", "score": cell(0.46, n), "chance": 0.44, "level": "fine",
+                "column": "source",
+                "kind": "classes",
+                "score": cell(0.46, n),
+                "chance": 0.44,
+                "level": "fine",
                 "sentence": "The hospital cannot be told from the features better than from the labels alone.",
             },
         },
         "mistakes": [
             {
                 "path": HOSTILE[index] if index < len(HOSTILE) else f"ward/patient-{index:03d}/film.png",
-                "truth": classes[index % number], "predicted": classes[(index + 1) % number], "confidence": 0.99 - 0.4 * index / max(1, mistakes),
+                "truth": classes[index % number],
+                "predicted": classes[(index + 1) % number],
+                "confidence": 0.99 - 0.4 * index / max(1, mistakes),
                 "thumbnail": thumbnail(index),
             }
             for index in range(mistakes)
         ],
-        "map": {"x": spots[:, 0].tolist(), "y": spots[:, 1].tolist(), "label": labels.tolist(), "explained": [0.31, 0.12], "method": "PCA of the features"},
+        "map": {
+            "x": spots[:, 0].tolist(),
+            "y": spots[:, 1].tolist(),
+            "label": labels.tolist(),
+            "explained": [0.31, 0.12],
+            "method": "PCA of the features",
+        },
         "cost": {
-            "decode_and_features_seconds": 41.2, "heads_seconds": 9.7, "total_seconds": 52.4, "images_per_second": 18.6, "cached_share": 0.0,
-            "peak_memory_mb": 1210.4, "cpu": "a processor with 2 cores", "threads": 2,
+            "decode_and_features_seconds": 41.2,
+            "heads_seconds": 9.7,
+            "total_seconds": 52.4,
+            "images_per_second": 18.6,
+            "cached_share": 0.0,
+            "peak_memory_mb": 1210.4,
+            "cpu": "a processor with 2 cores",
+            "threads": 2,
         },
         "verdict": [
-            f"{best['name']} reaches a balanced accuracy of {value:.3f} [{value - 0.04:.3f}, {value + 0.04:.3f}] on {n} images (chance {1 / number:.3f}).",
+            f"{best['name']} reaches a balanced accuracy of {value:.3f} [{value - 0.04:.3f}, {value + 0.04:.3f}] "
+            f"on {n} images (chance {1 / number:.3f}).",
             "It was not told apart from deep + logistic.",
             "Do not trust these numbers yet: a control raised an alarm.",
         ],
-    }  # fmt: skip
+    }
 
 
 def make_run() -> dict[str, Any]:
     return {
         "format": 1,
         "verb": "fit",
-        "command": "offshelf fit films/train.csv --group-column patient --heads svm-rbf,logistic,svm-linear --note 'see https://example.org/a?b=1&c=<2>'",
+        "command": "offshelf fit films/train.csv --group-column patient --note 'see https://example.org/a?b=1&c=<2>'",
         "arguments": {"source": "films/train.csv", "heads": ["svm-rbf", "logistic"], "grid": [2, 2], "seed": 0},
-        "versions": {"python": "3.11.7", "offshelf": "0.1.0", "torch": "2.6.0", "timm": "1.0.20", "scikit-learn": "1.7.0"},
+        "versions": {
+            "python": "3.11.7",
+            "offshelf": "0.1.0",
+            "torch": "2.6.0",
+            "timm": "1.0.20",
+            "scikit-learn": "1.7.0",
+        },
         "seed": 0,
         "status": "complete",
         "started": "2026-01-01T00:00:00+00:00",
@@ -234,7 +307,7 @@ def make_run() -> dict[str, Any]:
         "machine": {"cpu": "a processor with 2 cores", "cores": 2, "system": "Linux x86_64"},
         "data_fingerprint": "9f2c" * 16,
         "files": {},
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture

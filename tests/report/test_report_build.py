@@ -39,6 +39,8 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        if tag in ("td", "th", "li", "p"):
+            self.text.append(" ")  # cells stand apart without one
 
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] not in ("script", "style"):
@@ -62,11 +64,32 @@ def test_sections_in_reading_order(results: dict[str, Any], page_of: Callable[..
     assert not page.open
     words = page.words
     order = [
-        "Chest films", "reaches a balanced accuracy", "Alarm: the blank-centre control", "Random weights", "Filter arms", "Tie group",
-        "The best arm, class by class: deep + svm-rbf", "Confusion matrix", "ROC curves", "Calibration", "Other arms", "Paired comparisons",
-        "Controls", "Blank centre", "Most confident mistakes", "Map of the features", "Unreadable files, left out", "Exact duplicates",
-        "Backbones", "Cost", "Protocol", "Do it again", "offshelf fit films/train.csv", "Data fingerprint", "Versions",
-    ]  # fmt: skip
+        "Chest films",
+        "reaches a balanced accuracy",
+        "Alarm: the blank-centre control",
+        "Random weights",
+        "Filter arms",
+        "Tie group",
+        "The best arm, class by class: deep + svm-rbf",
+        "Confusion matrix",
+        "ROC curves",
+        "Calibration",
+        "Other arms",
+        "Paired comparisons",
+        "Controls",
+        "Blank centre",
+        "Most confident mistakes",
+        "Map of the features",
+        "Unreadable files, left out",
+        "Exact duplicates",
+        "Backbones",
+        "Cost",
+        "Protocol",
+        "Do it again",
+        "offshelf fit films/train.csv",
+        "Data fingerprint",
+        "Versions",
+    ]
     places = []
     for title in order:
         places.append(words.index(title, places[-1] if places else 0))
@@ -270,8 +293,8 @@ def test_pictures_give_way_when_they_would_not_fit(
     report = build_report(run_folder(results))
     assert report.stat().st_size < 2_000_000
     page = Page(report.read_text(encoding="utf-8"))
-    assert page.count("img") == 1_000_000 // 20_023
-    assert page.words.count("no picture") == 200 - 1_000_000 // 20_023
+    assert page.count("img") == 950_000 // 20_023
+    assert page.words.count("no picture") == 200 - 950_000 // 20_023
     assert "200 of 250 are shown." in page.words
 
 

@@ -122,3 +122,14 @@ def test_the_score_corrected_for_the_choice_needs_a_choice() -> None:
     assert content.corrected(cell | {"arms": 4, "value": None}) is None
     assert content.corrected(cell | {"arms": 4})["value"] == 0.9  # type: ignore[index]
     assert content.corrected(None) is None
+
+
+def test_of_very_many_classes_and_comparisons_the_telling_ones_are_kept() -> None:
+    rows = {f"class {i}": {"f1": {"value": None if i == 5 else (i % 251) / 251}} for i in range(250)}
+    kept = content.class_rows({"per_class": rows})
+    assert len(kept) == 200 and "class 5" not in kept and "class 0" in kept and "class 249" not in kept
+    pairs = [{"a": f"arm {i}", "b": f"arm {j}"} for i in range(30) for j in range(i)]
+    shown = content.foremost(pairs, "arm 7")
+    assert len(shown) == 200
+    assert all("arm 7" in one.values() for one in shown[:29]) and "arm 7" not in shown[29].values()
+    assert content.foremost(pairs[:200], "arm 7") == pairs[:200]

@@ -46,6 +46,7 @@ class Opened:
     def __init__(self, browser: Any, report: Path, width: int = 1200, scheme: str = "light") -> None:
         self.context = browser.new_context(offline=True, color_scheme=scheme, viewport={"width": width, "height": 900})
         self.page = self.context.new_page()
+        self.page.set_default_timeout(5000)
         self.said: list[str] = []
         self.asked: list[str] = []
         self.page.on("console", lambda message: self.said.append(message.text))
@@ -70,7 +71,7 @@ class Opened:
         return self.head(name).get_attribute("aria-sort")
 
     def head(self, name: str) -> Any:
-        return self.page.locator("#arms-table thead th").filter(has=self.button(name))
+        return self.button(name).locator("..")
 
     def button(self, name: str) -> Any:
         return self.page.locator("#arms-table").get_by_role("button", name=name, exact=True)
@@ -176,10 +177,10 @@ def test_figures_follow_the_colours_of_the_page(report: Path, opened: Callable[.
     seen = []
     for scheme in ("light", "dark"):
         one = opened(report, scheme=scheme)
-        ask = "query => getComputedStyle(document.querySelector(query))"
-        ink = one.page.evaluate(f"({ask})('body').color")
-        assert one.page.evaluate(f"({ask})('.wide-only svg text[style*=bold]').fill") == ink
-        seen.append((ink, one.page.evaluate(f"({ask})('body').backgroundColor")))
+        ask = "([query, key]) => getComputedStyle(document.querySelector(query))[key]"
+        ink = one.page.evaluate(ask, ["body", "color"])
+        assert one.page.evaluate(ask, [".wide-only svg text[style*='700']", "fill"]) == ink
+        seen.append((ink, one.page.evaluate(ask, ["body", "backgroundColor"])))
     assert seen[0] != seen[1] and seen[0][1] == "rgb(253, 253, 252)" and seen[1][1] == "rgb(19, 22, 25)"
 
 

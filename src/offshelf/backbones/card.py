@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import PurePath
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import nn
@@ -92,6 +92,11 @@ class BackboneCard:
         for key in ("input_size", "mean", "std"):
             known[key] = tuple(known[key])
         return cls(**known)
+
+
+def card_of(model: nn.Module) -> BackboneCard:
+    """The card that `load_backbone` put on a network."""
+    return cast(BackboneCard, model.card)
 
 
 def weights_hash(model: nn.Module) -> str:

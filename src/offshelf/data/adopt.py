@@ -225,7 +225,7 @@ def _build(
     extras = [c for c in raw.column_names if c not in used and c not in RESERVED and not c.startswith("__index_level_")]
     dropped = [c for c in raw.column_names if c not in used and c in RESERVED]
     if dropped:
-        remarks.append(f"The column {', '.join(dropped)} was left out: another column was chosen for this, or the name has another meaning here.")
+        remarks.append(f"The column {', '.join(dropped)} was left out: it was not chosen, or its name is taken here.")
     if "image" in new:
         if not extras:
             return dataset_of({k: v for k, (v, _) in new.items()}, {k: f for k, (_, f) in new.items()})

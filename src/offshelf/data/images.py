@@ -222,7 +222,7 @@ def _decode_with_pillow(image: Image.Image) -> torch.Tensor:
     grey = frame.mode in ("1", "L", "LA", "La")
     if not has_alpha:
         flat = np.array(frame.convert("L" if grey else "RGB"))
-        return torch.from_numpy(flat[None] if grey else np.ascontiguousarray(flat.transpose(2, 0, 1)))
+        return torch.from_numpy(flat)[None] if grey else torch.from_numpy(flat).permute(2, 0, 1)
     pixels = np.array(frame.convert("RGBA")).transpose(2, 0, 1)
     colour = pixels[:1] if grey else pixels[:3]
     return torch.from_numpy(composite_on_white(colour, pixels[3:] / 255.0))

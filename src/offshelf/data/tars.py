@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from offshelf.data.adopt import Choices, adopt
-from offshelf.data.columns import IMAGE_TYPE, split_of_file, with_notes
+from offshelf.data.columns import IMAGE_TYPE, split_of_file, split_rank, with_notes
 from offshelf.data.folders import is_image_name
 from offshelf.data.hf import datasets
 from offshelf.data.tables import combine, table_of_rows
@@ -53,7 +53,7 @@ def read_tars(files: Sequence[Path], root: Path, choices: Choices) -> datasets.D
     parts = []
     remarks: list[str] = []
     ids: list[str] = []
-    for file, split in zip(files, splits):
+    for file, split in sorted(zip(files, splits), key=lambda pair: split_rank(pair[1]) if known else 0):
         keys, table = _read_archive(file, remarks)
         if keys:
             stem = file.name.split(".")[0]

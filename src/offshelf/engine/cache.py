@@ -65,7 +65,9 @@ class FeatureCache:
         if not (self.folder / "space.json").exists():
             write_json(self.folder / "space.json", self.space)
         elif read_json(self.folder / "space.json") != json.loads(json.dumps(self.space)):
-            raise RunError(f"{self.folder / 'space.json'}: describes other features than its folder's name. Delete {self.folder}.")
+            raise RunError(
+                f"{self.folder / 'space.json'}: describes other features than its folder's name. Delete {self.folder}."
+            )
         sweep(self.folder)
         self.refresh()
 
@@ -145,7 +147,7 @@ class FeatureCache:
                 out[positions, columns] = shard.get_tensor("values")[rows]
 
 
-def _save(save_file: Any, tensors: dict[str, np.ndarray], path: Path) -> None:
+def _save(save_file: Any, tensors: dict[str, Any], path: Path) -> None:
     try:
         save_file(tensors, str(path))
     except Exception as error:  # the Rust side wraps the operating system's error in its own type

@@ -69,7 +69,9 @@ class Console:
         from rich.text import Text
 
         terminal = sys.stdout.isatty()
-        grid = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAVY if terminal else box.SIMPLE, title_justify="left")
+        grid = Table(
+            title=Text(title) if title else None, box=box.SIMPLE_HEAVY if terminal else box.SIMPLE, title_justify="left"
+        )
         for number, name in enumerate(header):
             grid.add_column(Text(name), justify="left" if number == 0 else "right", overflow="fold")
         for row in rows:

@@ -95,7 +95,9 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(f"{path}: this file is missing; expected a complete run folder. Run the command again.") from None
+        raise RunError(
+            f"{path}: this file is missing; expected a complete run folder. Run the command again."
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path}: not valid JSON ({error}); the file is damaged. Restore it or run again.") from error
 

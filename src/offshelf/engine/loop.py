@@ -33,7 +33,7 @@ class Schedule:
 
     @property
     def steps_an_epoch(self) -> int:
-        """Full batches in one pass; the remainder, another one each epoch, is left out (all rows when fewer than a batch)."""
+        """Full batches in one pass; the remainder, another one each epoch, is left out."""
         return max(1, self.n // self.batch_size)
 
     @property

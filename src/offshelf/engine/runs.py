@@ -22,7 +22,18 @@ from offshelf.errors import RunError, UsageError
 FORMAT = 1
 # Files that a later verb may read from a run. A pickle has no place here, whatever it is called.
 SUFFIXES = {".json", ".jsonl", ".parquet", ".html", ".safetensors", ".skops", ".csv", ".svg", ".png", ".txt"}
-PACKAGES = ("offshelf", "torch", "torchvision", "timm", "scikit-learn", "numpy", "pyarrow", "datasets", "skops", "pillow")
+PACKAGES = (
+    "offshelf",
+    "torch",
+    "torchvision",
+    "timm",
+    "scikit-learn",
+    "numpy",
+    "pyarrow",
+    "datasets",
+    "skops",
+    "pillow",
+)
 
 
 class Run:
@@ -76,7 +87,12 @@ class Run:
             if path.is_file() and path.name != "run.json" and not path.name.startswith(".")
         }
         self.record.pop("process", None)
-        self.record |= {"status": "complete", "seconds": round(time.perf_counter() - self._clock, 2), **extra, "files": files}
+        self.record |= {
+            "status": "complete",
+            "seconds": round(time.perf_counter() - self._clock, 2),
+            **extra,
+            "files": files,
+        }
         write_json(self.folder / "run.json", self.record)
 
     def fail(self, reason: str) -> None:
@@ -95,32 +111,38 @@ class Run:
         """
         folder = Path(folder)
         if not (folder / "run.json").is_file():
-            raise RunError(f"{folder}: not a run folder (no run.json). Give the folder that `--out` of fit or finetune named.")
+            raise RunError(f"{folder}: not a run folder (no run.json). Give the folder that fit or finetune wrote.")
         record = read_json(folder / "run.json")
+        again = f"run again: {record.get('command', '')}"
         if record.get("format") != FORMAT:
-            raise RunError(f"{folder}: run format {record.get('format')!r}, expected {FORMAT}. Use the offshelf version that wrote it.")
+            found = record.get("format")
+            raise RunError(f"{folder}: run format {found!r}, expected {FORMAT}. Use the offshelf that wrote it.")
         if record.get("status") != "complete":
-            raise RunError(f"{folder}: the run is {record.get('status', 'unfinished')}, not complete. Give its command again: {record.get('command', '')}")
+            raise RunError(f"{folder}: the run is {record.get('status', 'unfinished')}, not complete; {again}")
         for path in sorted(folder.rglob("*")):
             if path.is_file() and path.suffix not in SUFFIXES and not path.name.startswith("."):
-                raise RunError(f"{path}: a {path.suffix or 'nameless'} file has no place in a run and is not read; remove it.")
+                kind = path.suffix or "nameless"
+                raise RunError(f"{path}: a {kind} file has no place in a run and is not read; remove it.")
         for name, expected in record.get("files", {}).items():
             path = folder / name
             if not path.is_file():
-                raise RunError(f"{path}: sealed in run.json, but missing. Restore it or run again: {record.get('command', '')}")
+                raise RunError(f"{path}: sealed in run.json, but missing. Restore it or {again}")
             if sha256_file(path) != expected:
-                raise RunError(f"{path}: changed since the run was written (its SHA-256 differs). Restore it or run again: {record.get('command', '')}")
+                raise RunError(
+                    f"{path}: changed since the run was written (its SHA-256 differs). Restore it or {again}"
+                )
         return cls(folder, record)
 
 
 def _may_replace(folder: Path, verb: str, overwrite: bool) -> None:
-    if not (folder / "run.json").is_file():
-        raise UsageError(f"{folder}: holds files that are not a run; nothing was touched. Name an empty or new folder with --out.")
-    record = read_json(folder / "run.json")
-    if record.get("verb") != verb:
-        raise UsageError(f"{folder}: holds a run of `offshelf {record.get('verb')}`; nothing was touched. Name another folder with --out.")
-    if record.get("status") == "complete" and not overwrite:
-        raise UsageError(f"{folder}: holds a complete run; nothing was touched. Name another folder with --out, or add --overwrite.")
+    what = "files that are not a run"
+    if (folder / "run.json").is_file():
+        record = read_json(folder / "run.json")
+        if record.get("verb") == verb and (overwrite or record.get("status") != "complete"):
+            return
+        done = "a complete run" if record.get("verb") == verb else f"a run of `offshelf {record.get('verb')}`"
+        what = done + (" (--overwrite replaces it)" if record.get("verb") == verb else "")
+    raise UsageError(f"{folder}: holds {what}; nothing was touched. Name another folder with --out.")
 
 
 def new_run_folder(verb: str, source: str) -> Path:

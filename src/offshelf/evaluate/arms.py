@@ -4,31 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from offshelf.evaluate.predictions import Predictions
 from offshelf.evaluate.splits import Fold, inner_folds
 from offshelf.transfer.heads import chosen
 from offshelf.transfer.pipelines import Arm, fit_pipeline, make_pipeline
-
-
-@dataclass
-class Predictions:
-    """Of one arm over n rows: probabilities (n, K) and predicted class (n,), NaN and -1 where a row was not tested."""
-
-    arm: Arm
-    probabilities: np.ndarray
-    predicted: np.ndarray
-    fold: np.ndarray
-    chosen: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    @property
-    def tested(self) -> np.ndarray:
-        """Rows that some fold tested."""
-        return np.flatnonzero(self.fold >= 0)
 
 
 def cross_predict(

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import json
-import resource
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 
 from offshelf.data.pixels import load_pixels
 from offshelf.data.samples import as_samples
 from offshelf.data.summary import content_keys
 from offshelf.engine.console import Console
-from offshelf.engine.runs import cpu_name
 from offshelf.errors import DataError
-from offshelf.evaluate.arms import Predictions
 from offshelf.evaluate.baselines import baselines
 from offshelf.evaluate.bootstrap import evaluate
+from offshelf.evaluate.cost import cost
 from offshelf.evaluate.mistakes import confident_mistakes
+from offshelf.evaluate.predictions import Predictions, write_predictions
 from offshelf.evaluate.protocols import FINETUNE_V1
+from offshelf.evaluate.rows import Rows, usable_rows
 from offshelf.evaluate.splits import outer_folds
-from offshelf.evaluate.study import Rows, usable_rows, write_predictions
 from offshelf.evaluate.verdict import sentences
 from offshelf.transfer.classifier import FinetunedClassifier
 from offshelf.transfer.finetune import FineTune
@@ -48,7 +46,9 @@ def finetuning_study(
     with console.progress("decode", len(samples)) as advance:
         pixels, errors = load_pixels(samples, estimator.store_size or estimator.image_size, advance)
     if strict and errors:
-        raise DataError(f"{len(errors)} pictures cannot be read, and --strict was asked for: {next(iter(errors.values()))}.")
+        raise DataError(
+            f"{len(errors)} pictures cannot be read, and --strict was asked for: {next(iter(errors.values()))}."
+        )
     keys, _ = content_keys(dataset)
     rows = usable_rows(dataset, source, errors, keys, ignore_splits=False)
     column = dataset["label"][:]
@@ -79,11 +79,23 @@ def finetuning_study(
 
 
 def _results(
-    estimator: FineTune, rows: Rows, fold: Any, spread: np.ndarray, folder: Path, seed: int, decoded: float, trained: float
+    estimator: FineTune,
+    rows: Rows,
+    fold: Any,
+    spread: np.ndarray,
+    folder: Path,
+    seed: int,
+    decoded: float,
+    trained: float,
 ) -> dict[str, Any]:
     test = np.asarray(fold.test)
     arm = Arm(estimator.card_.name, "finetuned")
-    item = Predictions(arm, np.full((len(rows.labels), spread.shape[1]), np.nan), np.full(len(rows.labels), -1), np.full(len(rows.labels), -1))
+    item = Predictions(
+        arm,
+        np.full((len(rows.labels), spread.shape[1]), np.nan),
+        np.full(len(rows.labels), -1),
+        np.full(len(rows.labels), -1),
+    )
     item.probabilities[test], item.predicted[test], item.fold[test] = spread, spread.argmax(axis=1), 0
     write_predictions(folder / "predictions.parquet", {arm.name: item}, rows)
     groups = None if rows.together is None else rows.together[test]
@@ -95,11 +107,17 @@ def _results(
         "classes": rows.classes,
         "primary_metric": "balanced_accuracy",
         "data": rows.data,
-        "backbones": [estimator.card_.to_dict() | {"label": estimator.card_.label, "route": "trained", "cosine_median": None, "cosine_min": None}],
+        "backbones": [
+            estimator.card_.to_dict()
+            | {"label": estimator.card_.label, "route": "trained", "cosine_median": None, "cosine_min": None}
+        ],
         "protocol": replace(FINETUNE_V1, seed=seed).to_dict()
         | {"folds": [{"name": fold.name, "train": len(fold.train), "test": len(test)}], "settings": settings},
         "baselines": baselines(rows.labels, [fold], rows.classes),
-        "arms": [{"name": arm.name, "features": arm.features, "head": arm.head, "chosen": {}, "seconds": round(trained, 2)} | measured],
+        "arms": [
+            {"name": arm.name, "features": arm.features, "head": arm.head, "chosen": {}, "seconds": round(trained, 2)}
+            | measured
+        ],
         "best": arm.name,
         "comparisons": [],
         "tie_groups": [[arm.name]],
@@ -107,16 +125,7 @@ def _results(
         "mistakes": confident_mistakes(rows.samples, rows.labels, item.predicted, item.probabilities, rows.classes),
         "map": None,
         "history": estimator.history_,
-        "cost": {
-            "decode_and_features_seconds": round(decoded, 2),
-            "heads_seconds": round(trained, 2),
-            "total_seconds": None,
-            "images_per_second": round(float(np.median([h["samples_per_second"] for h in estimator.history_])), 1),
-            "cached_share": 0.0,
-            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-            "cpu": cpu_name(),
-            "threads": torch.get_num_threads(),
-        },
+        "cost": cost(decoded, trained, float(np.median([h["samples_per_second"] for h in estimator.history_])), 0.0),
     }
     results["verdict"] = sentences(results)
     return results

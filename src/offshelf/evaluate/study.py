@@ -7,32 +7,30 @@ pooled predictions, and its score is given again as the bootstrap sees the choic
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from joblib import Memory
 
-from offshelf.data.samples import Samples, as_samples
-from offshelf.data.sources import notes
-from offshelf.data.summary import check_groups, duplicates, fingerprint
+from offshelf.backbones.readout import Readout
 from offshelf.engine.console import Console
-from offshelf.engine.runs import cpu_name
 from offshelf.errors import DataError
-from offshelf.evaluate.arms import Predictions, cross_predict
+from offshelf.evaluate.arms import cross_predict
 from offshelf.evaluate.baselines import baselines
 from offshelf.evaluate.bootstrap import evaluate
 from offshelf.evaluate.compare import compare_arms
 from offshelf.evaluate.controls import blank_centre_control, source_probe
+from offshelf.evaluate.cost import cost
 from offshelf.evaluate.feature_map import feature_map
 from offshelf.evaluate.mistakes import confident_mistakes
+from offshelf.evaluate.predictions import Predictions, write_predictions
 from offshelf.evaluate.protocols import HEADS_V1
+from offshelf.evaluate.rows import Rows, check_finite, require_labels, usable_rows
 from offshelf.evaluate.selection import selected_score
 from offshelf.evaluate.splits import inner_folds, outer_folds
 from offshelf.evaluate.verdict import sentences
@@ -45,92 +43,6 @@ BLANK_AREA = 0.6
 
 
 @dataclass
-class Rows:
-    """The rows a study can use: readable and labelled, with what must stay together."""
-
-    samples: Samples
-    labels: np.ndarray
-    classes: list[str]
-    groups: np.ndarray | None
-    splits: np.ndarray | None
-    sources: np.ndarray | None
-    keys: list[bytes]
-    together: np.ndarray | None  # groups, joined where two rows are the same picture
-    data: dict[str, Any] = field(default_factory=dict)
-
-
-def usable_rows(dataset: Dataset, source: str, errors: dict[int, Any], keys: list[bytes | None], ignore_splits: bool) -> Rows:
-    """Leave out what cannot be read or has no label, and say how much; see `Rows`.
-
-    Raises
-    ------
-    DataError
-        When nothing is left, there are no labels at all, or a group stands in two given splits.
-    """
-    if "label" not in dataset.column_names:
-        raise DataError(f"{source}: no labels. `fit` needs class folders, or a manifest with a label column (--label-column).")
-    column = dataset["label"][:]
-    good = np.array([i for i, label in enumerate(column) if label is not None and i not in errors], dtype=int)
-    unlabelled = sum(label is None for label in column)
-    if not len(good):
-        first = next(iter(errors.values()), None)
-        raise DataError(f"{source}: none of {len(dataset)} pictures can be used ({unlabelled} without a label{f'; first unreadable: {first}' if first else ''}).")
-    kept = dataset.select(good)
-    classes = list(dataset.features["label"].names)
-    labels = np.array([column[i] for i in good])
-    groups = text_column(kept, "group")
-    splits = None if ignore_splits else text_column(kept, "split")
-    if splits is not None:
-        check_groups(kept)
-    found_keys = [keys[i] or b"" for i in good]
-    twins = duplicates(kept, found_keys)
-    samples = as_samples(kept)
-    data = {
-        "source": source,
-        "n": len(dataset),
-        "n_used": len(good),
-        "fingerprint": fingerprint(found_keys, [classes[label] for label in labels]),
-        "class_counts": {name: int((labels == k).sum()) for k, name in enumerate(classes)},
-        "splits": {}
-        if splits is None
-        else {s: {name: int(((labels == k) & (splits == s)).sum()) for k, name in enumerate(classes)} for s in sorted(set(splits))},
-        "groups": None if groups is None else len({g for g in groups if g is not None}),
-        "unlabelled": int(unlabelled),
-        "bad_files": [{"path": error.path, "error": error.reason} for error in errors.values()],
-        "duplicates": twins,
-        "notes": notes(dataset),
-    }
-    return Rows(samples, labels, classes, groups, splits, text_column(kept, "source"), found_keys, joined(groups, found_keys), data)
-
-
-def text_column(dataset: Dataset, name: str) -> np.ndarray | None:
-    """A column as objects with None where empty; None when there is no such column or it is empty throughout."""
-    if name not in dataset.column_names:
-        return None
-    values = np.array([value if value not in ("", None) else None for value in dataset[name][:]], dtype=object)
-    return values if any(value is not None for value in values) else None
-
-
-def joined(groups: np.ndarray | None, keys: list[bytes]) -> np.ndarray | None:
-    """Groups with those joined that share a picture; None when there are neither groups nor equal pictures."""
-    if groups is None and len(set(keys)) == len(keys):
-        return None
-    parent: dict[Any, Any] = {}
-
-    def find(node: Any) -> Any:
-        while parent.setdefault(node, node) != node:
-            node = parent[node]
-        return node
-
-    for row, key in enumerate(keys):
-        group = ("row", row) if groups is None or groups[row] is None else ("group", groups[row])
-        parent[find(group)] = find(("picture", key))
-    roots = [find(("picture", key)) for key in keys]
-    names = {root: f"g{number}" for number, root in enumerate(dict.fromkeys(roots))}
-    return np.array([names[root] for root in roots], dtype=object)
-
-
-@dataclass
 class Study:
     """Settings of a study; `run` does it."""
 
@@ -140,7 +52,7 @@ class Study:
     backbones: list[str]
     heads: list[str]
     grid: tuple[int, int] = (1, 1)
-    readout: str = "pooled"
+    readout: Readout = "pooled"
     copies: int = 1
     input_size: int | None = None
     reproductive: bool = False
@@ -153,8 +65,7 @@ class Study:
 
     def run(self, folder: Path) -> dict[str, Any]:
         """Do the study; writes ``model/`` and ``predictions.parquet`` into ``folder`` and returns the results."""
-        if "label" not in self.dataset.column_names:
-            raise DataError(f"{self.source}: no labels. `fit` needs class folders, or a manifest with a label column (--label-column).")
+        require_labels(self.dataset, self.source)
         features = self._features()
         for card in features.fit().cards_:
             self.console.say(f"  {card.label}")
@@ -167,8 +78,11 @@ class Study:
         rows = usable_rows(self.dataset, self.source, extraction.errors, extraction.keys, self.folds is not None)
         values = self._values(extraction)
         check_finite(values, rows.samples, features)
-        outer = outer_folds(rows.labels, rows.together, rows.splits, n_folds=self.folds or 5, seed=self.seed, classes=rows.classes)
-        self.console.say(f"{len(rows.labels)} pictures, {len(rows.classes)} classes; {outer[0].name if len(outer) == 1 else f'{len(outer)} folds'}")
+        outer = outer_folds(
+            rows.labels, rows.together, rows.splits, n_folds=self.folds or 5, seed=self.seed, classes=rows.classes
+        )
+        measured = outer[0].name if len(outer) == 1 else f"{len(outer)} folds"
+        self.console.say(f"{len(rows.labels)} pictures, {len(rows.classes)} classes; {measured}")
         started = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="offshelf-steps-") as shared:
             arms = make_arms(self.heads, self.reproductive)
@@ -179,7 +93,9 @@ class Study:
         classifier = self._ship(found[best].arm, features, values, rows, outer)
         classifier.save(folder / "model")
         write_predictions(folder / "predictions.parquet", found, rows)
-        return self._results(found, best, comparisons, ties, blank, rows, features, values, extraction, outer, heads_seconds)
+        return self._results(
+            found, best, comparisons, ties, blank, rows, features, values, extraction, outer, heads_seconds
+        )
 
     # -- steps, in the order of `run` ------------------------------------------------------------------------------
 
@@ -199,13 +115,16 @@ class Study:
         with self.console.progress(what, len(dataset)) as advance:
             found = features.extract(dataset, advance)
         rate = f", {found.computed / found.seconds:,.0f} images/s" if found.computed else ""
-        self.console.say(f"{what}: {found.computed} of {len(dataset)} pictures computed, the rest cached; {found.seconds:.1f} s{rate}")
+        done = f"{found.computed} of {len(dataset)} pictures computed, the rest cached"
+        self.console.say(f"{what}: {done}; {found.seconds:.1f} s{rate}")
         return found
 
     def _values(self, extraction: Extraction) -> np.ndarray:
         """Features of the usable rows, (n, copies, D)."""
         column = self.dataset["label"][:]
-        good = np.array([i for i, label in enumerate(column) if label is not None and i not in extraction.errors], dtype=int)
+        good = np.array(
+            [i for i, label in enumerate(column) if label is not None and i not in extraction.errors], dtype=int
+        )
         return extraction.features if len(good) == len(column) else extraction.features[good]
 
     def _table(self, arm: Arm, values: np.ndarray, features: DeepFeatures) -> np.ndarray:
@@ -239,7 +158,9 @@ class Study:
         tested = next(iter(found.values())).tested
         predicted = {name: item.predicted[tested] for name, item in found.items()}
         groups = None if rows.together is None else rows.together[tested]
-        comparisons, ties = compare_arms(rows.labels[tested], predicted, len(rows.classes), groups=groups, seed=self.seed)
+        comparisons, ties = compare_arms(
+            rows.labels[tested], predicted, len(rows.classes), groups=groups, seed=self.seed
+        )
         return ties[0][0], comparisons, ties
 
     def _blank(self, best: Predictions, features: DeepFeatures, rows: Rows, outer: list[Any]) -> Predictions:
@@ -252,9 +173,13 @@ class Study:
             seed=self.seed, copies=self.copies, code_dim=self.code_dim,
         )  # fmt: skip
 
-    def _ship(self, arm: Arm, features: DeepFeatures, values: np.ndarray, rows: Rows, outer: list[Any]) -> FeatureClassifier:
+    def _ship(
+        self, arm: Arm, features: DeepFeatures, values: np.ndarray, rows: Rows, outer: list[Any]
+    ) -> FeatureClassifier:
         """With given splits the measured model itself; after cross-validation one fitted on all rows."""
-        train = np.asarray(outer[0].train) if rows.splits is not None and len(outer) == 1 else np.arange(len(rows.labels))
+        train = (
+            np.asarray(outer[0].train) if rows.splits is not None and len(outer) == 1 else np.arange(len(rows.labels))
+        )
         groups = None if rows.together is None else rows.together[train]
         inner = inner_folds(rows.labels[train], groups, seed=self.seed)
         pipeline = make_pipeline(arm, copies=self.copies, code_dim=self.code_dim, inner=inner, seed=self.seed)
@@ -289,17 +214,22 @@ class Study:
             controls["blank_centre"] = blank_centre_control(
                 by_name[best]["metrics"]["balanced_accuracy"],
                 measured["metrics"]["balanced_accuracy"],
-                1 / len(rows.classes),
+                baselines(rows.labels, outer, rows.classes)["chance"],
                 area=BLANK_AREA,
                 arm=best,
             )
         column = "source" if rows.sources is not None else "group"
         origin = rows.sources if rows.sources is not None else rows.groups
         if origin is not None:
-            controls["source"] = source_probe(pooled, origin, rows.labels, seed=self.seed, column=column)
-        cards = [card.to_dict() | {"label": card.label} | route for card, route in zip(features.cards_, extraction.routes)]
+            controls["source"] = source_probe(
+                pooled, origin, rows.labels, seed=self.seed, column=column, clusters=rows.together
+            )
+        cards = [
+            card.to_dict() | {"label": card.label} | route for card, route in zip(features.cards_, extraction.routes)
+        ]
+        name = Path(self.source).name or self.source
         results = {
-            "title": f"{Path(self.source).name or self.source}: {len(rows.classes)} classes, {len(rows.labels)} pictures",
+            "title": f"{name}: {len(rows.classes)} classes, {len(rows.labels)} pictures",
             "verb": "fit",
             "classes": rows.classes,
             "primary_metric": "balanced_accuracy",
@@ -320,16 +250,12 @@ class Study:
                 rows.samples, rows.labels, found[best].predicted, found[best].probabilities, rows.classes
             ),
             "map": feature_map(pooled, rows.labels, seed=self.seed),
-            "cost": {
-                "decode_and_features_seconds": round(extraction.seconds, 2),
-                "heads_seconds": round(heads_seconds, 2),
-                "total_seconds": None,
-                "images_per_second": round(extraction.computed / extraction.seconds, 1) if extraction.computed else None,
-                "cached_share": round(1 - extraction.computed / max(1, len(self.dataset)), 4),
-                "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-                "cpu": cpu_name(),
-                "threads": torch.get_num_threads(),
-            },
+            "cost": cost(
+                extraction.seconds,
+                heads_seconds,
+                extraction.computed / extraction.seconds if extraction.computed else None,
+                1 - extraction.computed / max(1, len(self.dataset)),
+            ),
         }  # fmt: skip
         results["verdict"] = sentences(results)
         return results
@@ -358,41 +284,3 @@ class Study:
             "grouped": rows.groups is not None,
             "view": {"grid": list(self.grid), "readout": self.readout, "copies": self.copies, "exact": self.exact},
         }
-
-
-def check_finite(values: np.ndarray, samples: Samples, features: DeepFeatures) -> None:
-    """Refuse features that are not numbers, naming the picture and the backbone."""
-    for first in range(0, len(values), 256):
-        part = values[first : first + 256]
-        if np.isfinite(part).all():
-            continue
-        row, _, column = (int(i[0]) for i in np.nonzero(~np.isfinite(part)))
-        name = next(name for name, _, columns in features.blocks() if columns.start <= column < columns.stop)
-        raise DataError(
-            f"{samples.name(first + row)}: {name} gives features that are not numbers (NaN or infinity). "
-            "Leave that backbone out, or try --exact."
-        )
-
-
-def write_predictions(path: Path, found: dict[str, Predictions], rows: Rows) -> None:
-    """One row for each arm and tested picture: id, group, label, predicted, a probability per class."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from offshelf.engine.files import write_through
-
-    tables = []
-    for name, item in found.items():
-        tested = item.tested
-        columns: dict[str, Any] = {
-            "arm": [name] * len(tested),
-            "id": [rows.samples.name(int(row)) for row in tested],
-            "fold": item.fold[tested],
-            "label": [rows.classes[k] for k in rows.labels[tested]],
-            "predicted": [rows.classes[k] for k in item.predicted[tested]],
-        }
-        if rows.groups is not None:
-            columns["group"] = [rows.groups[row] for row in tested]
-        columns |= {f"p_{name}": item.probabilities[tested, k] for k, name in enumerate(rows.classes)}
-        tables.append(pa.table(columns))
-    write_through(path, lambda temporary: pq.write_table(pa.concat_tables(tables), temporary))

@@ -14,19 +14,29 @@ def sentences(results: dict[str, Any]) -> list[str]:
 def _best(results: dict[str, Any]) -> str:
     arm = next(arm for arm in results["arms"] if arm["name"] == results["best"])
     score, chance = arm["metrics"]["balanced_accuracy"], results["baselines"]["chance"]
-    text = (
-        f"Best: {results['best']}, balanced accuracy {score['value']:.3f} "
-        f"[{score['low']:.3f}, {score['high']:.3f}] on {score['n']} pictures (chance {chance:.3f})."
-    )
-    if score["low"] is not None and score["low"] <= chance:
+    text = f"Best: {results['best']}, balanced accuracy {shown(score)} on {score['n']} pictures (chance {chance:.3f})."
+    if not defined(score["low"]):
+        text += " Too few pictures of a class for an interval: do not rely on this number."
+    elif score["low"] <= chance:
         text += " This cannot be told from chance."
     selected = results.get("selected")
-    if selected and selected["arms"] > 1 and selected["value"] == selected["value"]:
-        text += (
-            f" Corrected for choosing among {selected['arms']} on the same pictures: {selected['value']:.3f} "
-            f"[{selected['low']:.3f}, {selected['high']:.3f}]."
-        )
+    if selected and selected["arms"] > 1 and defined(selected["value"]):
+        text += f" Corrected for choosing among {selected['arms']} on the same pictures: {shown(selected)}."
     return text
+
+
+def shown(cell: dict[str, Any]) -> str:
+    """``0.912 [0.871, 0.946]``; without bounds where there are none, and "not defined" without a value."""
+    if not defined(cell["value"]):
+        return "not defined"
+    if not defined(cell["low"]):
+        return f"{cell['value']:.3f}"
+    return f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
+
+
+def defined(value: float | None) -> bool:
+    """Whether a number is there; null and NaN are not."""
+    return value is not None and value == value
 
 
 def _ties(results: dict[str, Any]) -> list[str]:
@@ -46,7 +56,8 @@ def _data(results: dict[str, Any]) -> list[str]:
     across = [twin for twin in data["duplicates"] if len(set(twin["splits"])) > 1]
     if across:
         found.append(
-            f"{len(across)} pictures stand in more than one split, byte for byte: the score counts pictures that were trained on."
+            f"{len(across)} pictures stand in more than one split, byte for byte: "
+            "the score counts pictures that were trained on."
         )
     conflicting = [twin for twin in data["duplicates"] if len(set(twin["labels"])) > 1]
     if conflicting:

@@ -19,4 +19,6 @@ def demo(*, out: Path | None = None, common: CommonOptions = Common()) -> Fitted
     out
         Folder of the run; runs/fit-digits by default.
     """
-    return fit("digits", grid=(2, 2), reproductive=True, input_size=64, out=out, overwrite=out is not None, common=common)
+    return fit(
+        "digits", grid=(2, 2), reproductive=True, input_size=64, out=out, overwrite=out is not None, common=common
+    )

@@ -30,7 +30,19 @@ class Fitted:
 
     def summary(self) -> dict[str, Any]:
         """The numbers without the pictures."""
-        kept = ("title", "classes", "data", "backbones", "protocol", "baselines", "best", "selected", "tie_groups", "verdict", "cost")
+        kept = (
+            "title",
+            "classes",
+            "data",
+            "backbones",
+            "protocol",
+            "baselines",
+            "best",
+            "selected",
+            "tie_groups",
+            "verdict",
+            "cost",
+        )
         found = {key: self.results[key] for key in kept if key in self.results}
         found["arms"] = [
             {key: arm[key] for key in ("name", "metrics", "per_class", "confusion", "chosen", "seconds")}
@@ -40,23 +52,24 @@ class Fitted:
 
     def show(self, console: Console) -> None:
         """The table of arms, the verdict, and the paths."""
-        shown = ("balanced_accuracy", "accuracy", "macro_auroc", "macro_f1")
-        rows = [[arm["name"], *[cell(arm["metrics"][name]) for name in shown]] for arm in self.results["arms"]]
+        from offshelf.evaluate.verdict import shown
+
+        metrics = ("balanced_accuracy", "accuracy", "macro_auroc", "macro_f1")
+        rows = [[arm["name"], *[shown(arm["metrics"][name]) for name in metrics]] for arm in self.results["arms"]]
         base = self.results["baselines"]
-        rows.append(["chance", f"{base['chance']:.3f}", f"{base['majority']:.3f} (always {base['majority_class']})", "0.500", ""])
-        console.table("", ["features + head", *[name.replace("_", " ") for name in shown]], rows)
+        rows.append(
+            [
+                "chance",
+                f"{base['chance']:.3f}",
+                f"{base['majority']:.3f} (always {base['majority_class']})",
+                "0.500",
+                "",
+            ]
+        )
+        console.table("", ["features + head", *[name.replace("_", " ") for name in metrics]], rows)
         for sentence in self.results["verdict"]:
             print(f"- {sentence}")
         print(f"\nrun:    {self.folder}\nreport: {self.report}")
-
-
-def cell(value: dict[str, Any]) -> str:
-    """``0.912 [0.871, 0.946]``, or "not defined"."""
-    if value["value"] is None or value["value"] != value["value"]:
-        return "not defined"
-    if value["low"] is None or value["low"] != value["low"]:
-        return f"{value['value']:.3f}"
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 def fit(

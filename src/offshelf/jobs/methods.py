@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from importlib import resources
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from offshelf.engine.console import Console
 from offshelf.errors import UsageError
@@ -40,7 +38,11 @@ class Catalogue:
 
 
 def methods(
-    name: str | None = None, /, *, search: Annotated[list[str], Parameter()] = [], common: CommonOptions = Common()  # noqa: B006, B008
+    name: str | None = None,
+    /,
+    *,
+    search: list[str] | None = None,
+    common: CommonOptions = Common(),  # noqa: B008
 ) -> Catalogue:
     """Show the methods in this library, one of them in full, or those nearest to some words.
 

@@ -86,7 +86,9 @@ def predict(
         with console.progress(f"predict {source}", len(samples)) as advance:
             table, refused = classifier.predict(samples, advance)
         if refused and strict:
-            raise DataError(f"{len(refused)} pictures cannot be read, and --strict was asked for: {next(iter(refused.values()))}.")
+            raise DataError(
+                f"{len(refused)} pictures cannot be read, and --strict was asked for: {next(iter(refused.values()))}."
+            )
         names += [samples.path(row) for row in range(len(samples))]
         probabilities.append(table)
         errors += [refused[row].reason if row in refused else None for row in range(len(samples))]

@@ -108,6 +108,7 @@ def _arms_in_full(page: dict[str, Any]) -> list[dict[str, Any]]:
         curves = content.curves(arm)
         detail: dict[str, Any] = {
             "arm": arm,
+            "rows": content.class_rows(arm),
             "curves": [curve | {"colour": figures.signs(i)[0], "dashes": _dashes(i)} for i, curve in enumerate(curves)],
             "confusions": content.confusions(arm, page["classes"])
             if len(page["classes"]) > figures.CELLS_WITH_NUMBERS
@@ -122,7 +123,7 @@ def _arms_in_full(page: dict[str, Any]) -> list[dict[str, Any]]:
             detail["roc"] = figures.roc_curves(curves, arm["name"], f"r{place}-")
         if arm["calibration"]:
             detail["reliability"] = figures.reliability_diagram(arm["calibration"], arm["name"], f"k{place}-")
-        left -= sum(len(detail[key] or "") for key in ("confusion", "roc", "reliability")) + 900 * len(page["classes"])
+        left -= sum(len(detail[key] or "") for key in ("confusion", "roc", "reliability")) + 900 * len(detail["rows"])
         if shown and left < 0:  # the best arm is always there
             break
         shown.append(detail)

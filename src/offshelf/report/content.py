@@ -1,4 +1,4 @@
-"""From results.json and run.json to what the page shows: cleaned, completed, ranked, and cut to a size a mail can carry.
+"""From results.json and run.json to what the page shows: cleaned, completed, ranked, cut to size.
 
 A part that a run does not have (no comparisons with one arm, no controls after fine-tuning) is None or empty here, and
 the page says so in words. A part that every run must have is asked for by name.
@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 from offshelf.engine.files import finite
 from offshelf.errors import RunError
 
-MISTAKES, BAD_FILES, DUPLICATES = 200, 200, 100  # shown at most; the page says how many there are in all
+# Shown at most; the page says how many there are in all.
+MISTAKES, BAD_FILES, DUPLICATES, CLASSES, COMPARISONS = 200, 200, 100, 200, 200
 ARMS_IN_FULL, ARMS_IN_PLOT, CURVES = 10, 30, 10
-THUMBNAIL_BYTES, DETAIL_BYTES = 1_000_000, 500_000  # together well below the promised 2 MB
+THUMBNAIL_BYTES, DETAIL_BYTES = 950_000, 400_000  # together well below the promised 2 MB
 THUMBNAIL = re.compile(r"data:image/(?:jpeg|png|webp);base64,[A-Za-z0-9+/]+=*")
 EMPTY_CELL = {"value": None, "low": None, "high": None, "n": 0, "interval": "none"}
 LEVELS = {"alarm": 0, "warning": 1, "fine": 2}
@@ -73,7 +74,8 @@ def prepare(results: Any, run: Any, folder: Path) -> dict[str, Any]:
     controls = [control for control in _controls(results) if control["level"] != "fine"]
     mistakes = results.get("mistakes") or []
     data = {"unlabelled": 0, "groups": None, "fingerprint": None} | results["data"]
-    for key, empty in {"splits": {}, "bad_files": [], "duplicates": [], "notes": [], "class_counts": {}}.items():
+    absent: dict[str, Any] = {"splits": {}, "bad_files": [], "duplicates": [], "notes": [], "class_counts": {}}
+    for key, empty in absent.items():
         data[key] = data.get(key) or empty
     verb = results.get("verb") or run.get("verb") or "fit"
     return {
@@ -93,7 +95,8 @@ def prepare(results: Any, run: Any, folder: Path) -> dict[str, Any]:
         "arms": arms,
         "best": best,
         "tied": any(arm["tie_group"] for arm in arms),
-        "comparisons": results.get("comparisons") or [],
+        "comparisons": foremost(results.get("comparisons") or [], results["best"]),
+        "comparisons_in_all": len(results.get("comparisons") or []),
         "controls": {"blank_centre": None, "source": None} | (results.get("controls") or {}),
         "raised": sorted(controls, key=lambda control: LEVELS[control["level"]]),
         "checks_run": len(_controls(results)),
@@ -101,7 +104,7 @@ def prepare(results: Any, run: Any, folder: Path) -> dict[str, Any]:
         "mistakes_in_all": len(mistakes),
         "map": results.get("map"),
         "data": data,
-        "shown": {"bad_files": BAD_FILES, "duplicates": DUPLICATES},
+        "shown": {"bad_files": BAD_FILES, "duplicates": DUPLICATES, "classes": CLASSES},
         "backbones": [
             {"route": None, "cosine_median": None, "cosine_min": None} | card for card in results.get("backbones") or []
         ],
@@ -187,7 +190,7 @@ def ranked(results: dict[str, Any], metrics: list[Metric]) -> list[dict[str, Any
     groups = {name: place for place, names in enumerate(results.get("tie_groups") or [], start=1) for name in names}
     arms = []
     for given in results["arms"]:
-        empty = {
+        empty: dict[str, Any] = {
             "features": "",
             "head": "",
             "chosen": {},
@@ -243,6 +246,22 @@ def curves(arm: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(drawn, key=lambda curve: math.inf if curve["auroc"]["value"] is None else curve["auroc"]["value"])[
         :CURVES
     ]
+
+
+def class_rows(arm: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Rows of an arm's per-class table in class order; with more than two hundred, those of the lowest F1."""
+    rows = arm["per_class"]
+    if len(rows) <= CLASSES:
+        return rows
+    worst = sorted(rows, key=lambda name: math.inf if rows[name]["f1"]["value"] is None else rows[name]["f1"]["value"])
+    return {name: rows[name] for name in worst[:CLASSES]}
+
+
+def foremost(comparisons: list[dict[str, Any]], best: str) -> list[dict[str, Any]]:
+    """The comparisons in their order; when there are more than two hundred, those with the best arm come first."""
+    if len(comparisons) <= COMPARISONS:
+        return comparisons
+    return sorted(comparisons, key=lambda one: best not in (one["a"], one["b"]))[:COMPARISONS]
 
 
 def confusions(arm: dict[str, Any], classes: list[str], most: int = 10) -> list[dict[str, Any]]:

@@ -251,7 +251,7 @@ def feature_map(
             raster = len(points) > POINTS_AS_SVG
             if raster and value < 0:
                 colour = "#7d8791"  # a picture cannot follow the page's colours
-            edge = {} if marker == "x" else {"linewidths": 0}
+            edge: dict[str, Any] = {} if marker == "x" else {"linewidths": 0}
             area.scatter(own[:, 0], own[:, 1], s=size, marker=marker, c=colour, alpha=0.7, rasterized=raster, **edge)
         shares = [f"component {i + 1} ({100 * share:.1f} % of the variance)" for i, share in enumerate(explained)]
         area.set_xlabel(shares[0] if shares else "component 1")

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
@@ -52,7 +53,7 @@ MARKERS = (
 )
 DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (1.5, 1.5), (6, 1.5, 1.5, 1.5), (10, 2), (3, 1, 1, 1))
 
-SETTINGS = {
+SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text: selectable, searchable, in the page's own font
     "svg.hashsalt": "offshelf",  # with Date None below: equal input, equal bytes
     "text.parse_math": False,  # a class may be called $5
@@ -153,6 +154,8 @@ def _attribute(name: str, value: str, prefix: str, used: set[str]) -> tuple[str,
         return name, value.replace("\n", "") if value.startswith("data:") else f"#{prefix}{value.removeprefix('#')}"
     if name == "clip-path":
         return name, value.replace("url(#", f"url(#{prefix}")
+    if name == "transform" and value.startswith("rotate(-0 "):
+        return "", ""
     if name in ("d", "x", "y"):
         return name, re.sub(r"-?\d+\.\d+", lambda match: f"{float(match[0]):.2f}", value).replace("\n", "").strip()
     if name == "style":

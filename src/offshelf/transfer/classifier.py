@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.pipeline import Pipeline
 
+from offshelf.backbones.card import card_of
 from offshelf.backbones.export import save_backbone
 from offshelf.backbones.load import load_backbone
 from offshelf.data.pixels import load_pixels
@@ -122,7 +123,7 @@ class FinetunedClassifier:
         """Read what `save` wrote."""
         estimator = FineTune(**record["settings"])
         estimator.model_ = load_backbone(str(folder), num_classes=None)
-        estimator.card_ = estimator.model_.card
+        estimator.card_ = card_of(estimator.model_)
         estimator.classes_ = np.arange(len(record["classes"]))
         return cls(estimator, record["classes"])
 
@@ -138,5 +139,7 @@ def load_classifier(folder: Path) -> FeatureClassifier | FinetunedClassifier:
     record = read_json(folder / "classifier.json")
     kinds = {"features": FeatureClassifier, "finetuned": FinetunedClassifier}
     if record.get("kind") not in kinds:
-        raise RunError(f"{folder / 'classifier.json'}: kind {record.get('kind')!r}, expected one of {', '.join(kinds)}.")
+        raise RunError(
+            f"{folder / 'classifier.json'}: kind {record.get('kind')!r}, expected one of {', '.join(kinds)}."
+        )
     return kinds[record["kind"]].load(folder, record)  # type: ignore[attr-defined]

@@ -15,6 +15,8 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from offshelf.backbones.card import BackboneCard
+from offshelf.backbones.preprocess import Resize
+from offshelf.backbones.readout import Readout
 from offshelf.data.samples import as_samples
 from offshelf.errors import DataError, UsageError
 from offshelf.transfer.extraction import Extraction, Network, View, extract, networks_for
@@ -76,10 +78,10 @@ class DeepFeatures(TransformerMixin, BaseEstimator):
         self,
         backbones: str | Sequence[str] = ("test_byobnet.offshelf_finetune_cifar10",),
         grid: tuple[int, int] = (1, 1),
-        readout: str = "pooled",
+        readout: Readout = "pooled",
         copies: int = 1,
         copy_pooling: str = "mean",
-        resize: str = "squash",
+        resize: Resize = "squash",
         input_size: int | None = None,
         blank_area: float | None = None,
         exact: bool = False,
@@ -191,7 +193,9 @@ class DeepFeatures(TransformerMixin, BaseEstimator):
         if not names:
             raise UsageError("backbones is empty: name at least one, for example resnet50.a1_in1k.")
         view = View(tuple(self.grid), self.copies, self.resize, self.blank_area, self.exact)  # type: ignore[arg-type]
-        return networks_for(names, view, self.readout, self.input_size, Path(self.cache_folder) if self.cache_folder else None)
+        return networks_for(
+            names, view, self.readout, self.input_size, Path(self.cache_folder) if self.cache_folder else None
+        )
 
     def _require_fit(self) -> None:
         if not hasattr(self, "widths_"):

@@ -15,14 +15,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from offshelf.backbones.card import BackboneCard
+from offshelf.backbones.card import BackboneCard, card_of
 from offshelf.backbones.load import load_backbone
-from offshelf.backbones.preprocess import to_input
+from offshelf.backbones.preprocess import Resize, to_input
+from offshelf.backbones.readout import Readout
 from offshelf.backbones.route import FastNetwork, cpu_signature
 from offshelf.data.geometry import blank_centre, copies, split_tiles
 from offshelf.data.images import decode_image, read_bytes
@@ -46,7 +47,7 @@ class View:
 
     grid: tuple[int, int] = (1, 1)
     copies: int = 1
-    resize: str = "squash"
+    resize: Resize = "squash"
     blank_area: float | None = None
     exact: bool = False
     decode_at_least: int | None = None
@@ -76,7 +77,7 @@ class Extraction:
 class Network:
     """One backbone with its cache: loaded, and its route decided, only when something must be computed."""
 
-    def __init__(self, name: str, view: View, readout: str, input_size: int | None, root: Path | None) -> None:
+    def __init__(self, name: str, view: View, readout: Readout, input_size: int | None, root: Path | None) -> None:
         self.name, self.view, self.readout = name, view, readout
         self.root = root or cache_root()
         self.card, self.width = card_and_width(name, readout)
@@ -114,7 +115,12 @@ class Network:
         if self._cache is None and self.decision is not None:
             space = {
                 "weights": self.card.weights_hash,
-                "input": [list(self.card.input_size), list(self.card.mean), list(self.card.std), self.card.interpolation],
+                "input": [
+                    list(self.card.input_size),
+                    list(self.card.mean),
+                    list(self.card.std),
+                    self.card.interpolation,
+                ],
                 "crop_pct": self.card.crop_pct if self.view.resize == "crop" else None,
                 "readout": self.readout,
                 "grid": list(self.view.grid),
@@ -138,7 +144,7 @@ class Network:
         if self._fast is None:
             model = load_backbone(self.name, num_classes=None if self.readout == "logits" else 0)
             if self.resized and hasattr(model, "set_input_size"):  # position tables are made for one size
-                model.set_input_size(img_size=tuple(self.card.input_size))
+                model.set_input_size(img_size=tuple(self.card.input_size))  # type: ignore[operator]
             if self.decision is None:
                 self._fast = FastNetwork(model)
                 self._fast.decide(batch, readout=self.readout)
@@ -155,7 +161,7 @@ class Network:
 
 
 def networks_for(
-    backbones: Sequence[str], view: View, readout: str, input_size: int | None = None, root: Path | None = None
+    backbones: Sequence[str], view: View, readout: Readout, input_size: int | None = None, root: Path | None = None
 ) -> tuple[View, list[Network]]:
     """The backbones as networks over one view, with the scale of decoding settled for all of them."""
     networks = [Network(name, view, readout, input_size, root) for name in backbones]
@@ -174,15 +180,15 @@ def networks_for(
 _CARDS: dict[tuple[str, str, float], tuple[BackboneCard, int]] = {}
 
 
-def card_and_width(name: str, readout: str) -> tuple[BackboneCard, int]:
+def card_and_width(name: str, readout: Readout) -> tuple[BackboneCard, int]:
     """A backbone's card and the measured width of its read-out; kept, so that clones of an estimator are cheap."""
     weights = Path(name) / "model.safetensors"
     changed = weights.stat().st_mtime if weights.is_file() else 0.0
     key = (name, readout, changed)
     if key not in _CARDS:
         model = load_backbone(name, num_classes=None if readout == "logits" else 0)
-        width = model.card.width if readout == "pooled" else int(model.num_classes)
-        _CARDS[key] = (model.card, width)
+        card = card_of(model)
+        _CARDS[key] = (card, card.width if readout == "pooled" else int(cast(int, model.num_classes)))
     return _CARDS[key]
 
 
@@ -217,7 +223,9 @@ def extract(
             rows = range(first, min(first + window, n))
             _one_window(samples, rows, networks, view, batch_size, pool, result, advance)
     for network in networks:
-        result.routes.append(dict(network.decision or {"route": "not needed", "cosine_median": None, "cosine_min": None}))
+        result.routes.append(
+            dict(network.decision or {"route": "not needed", "cosine_median": None, "cosine_min": None})
+        )
     result.seconds = time.perf_counter() - started
     return result
 
@@ -278,10 +286,10 @@ def _one_window(
         result.computed += len(good)
         advance(len(batch))
     for net in networks:
-        keys, values = computed[id(net)]
+        keys, parts = computed[id(net)]
         if keys and net.cache is not None:
             net.cache.refresh()  # another process may have finished the same pictures meanwhile
-            net.cache.put(keys, np.concatenate(values))
+            net.cache.put(keys, np.concatenate(parts))
     for row in rows:
         key = result.keys[row]
         if key in refused:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import nn
 
-from offshelf.backbones.card import weights_hash
+from offshelf.backbones.card import card_of, weights_hash
 from offshelf.backbones.load import load_backbone
 from offshelf.backbones.route import has_bf16
 from offshelf.data.augment import shift_and_flip
@@ -115,7 +115,7 @@ class FineTune(ClassifierMixin, BaseEstimator):
         with torch.random.fork_rng(devices=[]):  # the new head's weights hang on the seed, and nothing outside moves
             torch.manual_seed(self.random_state)
             model = load_backbone(self.backbone, num_classes=len(self.classes_))
-            self.card_ = model.card
+            self.card_ = card_of(model)
             self.model_ = model.to(memory_format=torch.channels_last).requires_grad_(True)
             self.history_ = train(
                 self.model_,
@@ -163,7 +163,9 @@ class FineTune(ClassifierMixin, BaseEstimator):
             return X  # decoded already, by `load_pixels`
         pixels, errors = load_pixels(as_samples(X), self.store_size or self.image_size)
         if errors:
-            raise DataError(f"{len(errors)} pictures cannot be read, first {next(iter(errors.values()))}. Leave them out.")
+            raise DataError(
+                f"{len(errors)} pictures cannot be read, first {next(iter(errors.values()))}. Leave them out."
+            )
         return pixels
 
     def _augmented(self, batch: np.ndarray, draws: np.random.Generator) -> torch.Tensor:
@@ -193,7 +195,9 @@ class FineTune(ClassifierMixin, BaseEstimator):
 
 
 def _classifier(model: nn.Module) -> nn.Module:
-    found = model.get_classifier()
+    found = model.get_classifier()  # type: ignore[operator]
     if not isinstance(found, nn.Module):
-        raise UsageError(f"{type(model).__name__} has no single classifier layer to fine-tune; choose another backbone.")
+        raise UsageError(
+            f"{type(model).__name__} has no single classifier layer to fine-tune; choose another backbone."
+        )
     return found

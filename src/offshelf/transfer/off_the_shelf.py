@@ -121,7 +121,10 @@ class OffTheShelf(ClassifierMixin, BaseEstimator):
         Cs = np.unique(np.atleast_1d(np.asarray(C_GRID if self.C is None else self.C, dtype=float)))
         if not len(Cs) or not (np.isfinite(Cs) & (Cs > 0)).all():
             raise UsageError(f"C={self.C!r}: expected positive numbers")
-        Z = self._samples(rows)
+        Z, basis = self._samples(rows), None
+        if Z.shape[2] > len(Z) * self.copies:  # a linear machine lives in the span of its samples: nothing is lost
+            coordinates, basis = row_space(Z.reshape(-1, Z.shape[2]), centred=False)
+            Z = coordinates.reshape(len(Z), self.copies, -1)
         K = len(self.classes_)
         folds = inner_folds(codes, self.cv, self.random_state)
         held_out = [
@@ -139,6 +142,7 @@ class OffTheShelf(ClassifierMixin, BaseEstimator):
             unseen = np.concatenate([fold[best][0] for fold in held_out])
             calibration = by_logistic(unseen, np.concatenate(tests), K)
         coefficients, intercepts = self._machines(Z, codes, K, self.C_)
+        coefficients = coefficients if basis is None else coefficients @ basis.T
         self.coef_, self.intercept_ = coefficients.astype(np.float32), intercepts.astype(np.float32)
         self.calibration_weight_, self.calibration_bias_ = calibration.weight, calibration.bias
         self.chosen_: dict[str, Any] = {"C": self.C_, **folds.recorded(), "calibration": calibration.kind}
@@ -198,7 +202,7 @@ class OffTheShelf(ClassifierMixin, BaseEstimator):
         return self._scores(Z, self.coef_, self.intercept_)
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Scores summed over copies ``(n, K)`` (votes for "ovo"), or ``(n,)`` for two classes (positive: the second)."""
+        """Scores summed over copies ``(n, K)`` ("ovo": votes); ``(n,)`` for two classes (positive: the second)."""
         check_is_fitted(self)
         K = len(self.classes_)
         Z = self._samples(feature_matrix(X, width=self.n_features_in_))

@@ -85,7 +85,9 @@ def make_pipeline(
         return Pipeline([("head", head)], memory=memory)
     steps: list[tuple[str, Any]] = [("scale", StandardScaler())]
     if arm.features == "reproductive":
-        steps.append(("reproductive", ReproductiveFeatures(hidden_dim=hidden_dim, code_dim=code_dim, random_state=seed)))
+        steps.append(
+            ("reproductive", ReproductiveFeatures(hidden_dim=hidden_dim, code_dim=code_dim, random_state=seed))
+        )
         # Codes come in whatever scale the autoencoder liked; heads with a penalty or a distance need one scale.
         steps.append(("scale_codes", StandardScaler()))
     return Pipeline([*steps, ("head", make_head(arm.head, cv=inner, random_state=seed))], memory=memory)

@@ -1,8 +1,8 @@
 """Row space: the few coordinates in which a tall or wide feature matrix really lives.
 
 With n rows of d features, all that the rows say about each other lies in at most min(n - 1, d) directions. Rotating
-onto them loses nothing (distances, inner products, squared errors and L2 penalties are kept) and turns tens of thousands
-of columns into hundreds.
+onto them loses nothing (distances, inner products, squared errors and L2 penalties are kept) and turns tens of
+thousands of columns into hundreds.
 """
 
 from __future__ import annotations
@@ -13,26 +13,27 @@ import numpy as np
 import torch
 
 
-def row_space(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rotate centred rows onto their principal directions by a thin singular value decomposition.
+def row_space(rows: np.ndarray, *, centred: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Rotate rows onto their principal directions by a thin singular value decomposition.
 
     Parameters
     ----------
-    centred : array, shape (n, d)
-        Rows whose mean is zero.
+    rows : array, shape (n, d)
+    centred : bool
+        The rows' mean is zero, so that one direction fewer than rows is enough.
 
     Returns
     -------
     coordinates : float32 array, shape (n, r)
-        The rows in the new basis, r <= min(n - 1, d), columns by falling variance.
+        The rows in the new basis, r <= min(n - 1, d) (n when not centred), columns by falling variance.
     basis : float32 array, shape (d, r)
-        Orthonormal columns; ``coordinates = centred @ basis`` and, for these rows, ``centred = coordinates @ basis.T``.
+        Orthonormal columns; ``coordinates = rows @ basis`` and, for these rows, ``rows = coordinates @ basis.T``.
     """
-    rows = torch.from_numpy(np.ascontiguousarray(centred, dtype=np.float64))
-    n, d = rows.shape
+    exact = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float64))
+    n, d = exact.shape
     # The smaller Gram matrix in double precision: its eigenvectors cost far less than a decomposition of the rows.
-    variance, vectors = torch.linalg.eigh(rows.T @ rows if d < n else rows @ rows.T)
-    keep = torch.argsort(variance, descending=True)[: min(n - 1, d)]
+    variance, vectors = torch.linalg.eigh(exact.T @ exact if d < n else exact @ exact.T)
+    keep = torch.argsort(variance, descending=True)[: min(n - 1 if centred else n, d)]
     keep = keep[variance[keep] > max(float(variance[-1]), 0.0) * 1e-12]
     if not len(keep):  # constant features: one arbitrary direction keeps shapes sound
         basis = np.zeros((d, 1), dtype=np.float32)
@@ -42,9 +43,9 @@ def row_space(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         basis64 = vectors[:, keep]
     else:
         # Directions far below the first are blurred by rounding; a QR step makes all columns orthonormal again.
-        basis64, triangle = torch.linalg.qr(rows.T @ (vectors[:, keep] / variance[keep].sqrt()))
+        basis64, triangle = torch.linalg.qr(exact.T @ (vectors[:, keep] / variance[keep].sqrt()))
         basis64 = basis64 * torch.sign(torch.diagonal(triangle))
-    return (rows @ basis64).float().numpy(), basis64.float().numpy()
+    return (exact @ basis64).float().numpy(), basis64.float().numpy()
 
 
 @dataclass(frozen=True)

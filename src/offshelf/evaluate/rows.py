@@ -1,0 +1,132 @@
+"""The rows a study can use: readable, labelled, and with what must stay together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from offshelf.data.samples import Samples, as_samples
+from offshelf.data.sources import notes
+from offshelf.data.summary import check_groups, count_groups, duplicates, fingerprint, split_counts
+from offshelf.errors import DataError
+from offshelf.transfer.deep_features import DeepFeatures
+
+
+@dataclass
+class Rows:
+    """The rows a study can use: readable and labelled, with what must stay together."""
+
+    samples: Samples
+    labels: np.ndarray
+    classes: list[str]
+    groups: np.ndarray | None
+    splits: np.ndarray | None
+    sources: np.ndarray | None
+    keys: list[bytes]
+    together: np.ndarray | None  # groups, joined where two rows are the same picture
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+def usable_rows(
+    dataset: Dataset, source: str, errors: dict[int, Any], keys: list[bytes | None], ignore_splits: bool
+) -> Rows:
+    """Leave out what cannot be read or has no label, and say how much; see `Rows`.
+
+    Raises
+    ------
+    DataError
+        When nothing is left, there are no labels at all, or a group stands in two given splits.
+    """
+    require_labels(dataset, source)
+    column = dataset["label"][:]
+    good = np.array([i for i, label in enumerate(column) if label is not None and i not in errors], dtype=int)
+    unlabelled = sum(label is None for label in column)
+    if not len(good):
+        first = f"; first unreadable: {next(iter(errors.values()))}" if errors else ""
+        raise DataError(f"{source}: none of {len(dataset)} pictures can be used ({unlabelled} without a label{first}).")
+    kept = dataset.select(good)
+    classes = list(dataset.features["label"].names)
+    labels = np.array([column[i] for i in good])
+    groups = text_column(kept, "group")
+    splits = None if ignore_splits else text_column(kept, "split")
+    if splits is not None:
+        check_groups(kept)
+    found_keys = [keys[i] or b"" for i in good]
+    twins = duplicates(kept, found_keys)
+    samples = as_samples(kept)
+    data = {
+        "source": source,
+        "n": len(dataset),
+        "n_used": len(good),
+        "fingerprint": fingerprint(found_keys, [classes[label] for label in labels]),
+        "class_counts": {name: int((labels == k).sum()) for k, name in enumerate(classes)},
+        "splits": {} if splits is None else split_counts(kept),
+        "groups": count_groups(kept) if groups is not None else None,
+        "unlabelled": int(unlabelled),
+        "bad_files": [{"path": error.path, "error": error.reason} for error in errors.values()],
+        "duplicates": twins,
+        "notes": notes(dataset),
+    }
+    return Rows(
+        samples,
+        labels,
+        classes,
+        groups,
+        splits,
+        text_column(kept, "source"),
+        found_keys,
+        joined(groups, found_keys),
+        data,
+    )
+
+
+def require_labels(dataset: Dataset, source: str) -> None:
+    """Refuse a data set without a label column, before any work is done on it."""
+    if "label" not in dataset.column_names:
+        raise DataError(
+            f"{source}: no labels. Class folders are needed, or a manifest with a label column (--label-column NAME)."
+        )
+
+
+def text_column(dataset: Dataset, name: str) -> np.ndarray | None:
+    """A column as objects with None where empty; None when there is no such column or it is empty throughout."""
+    if name not in dataset.column_names:
+        return None
+    values = np.array([value if value not in ("", None) else None for value in dataset[name][:]], dtype=object)
+    return values if any(value is not None for value in values) else None
+
+
+def joined(groups: np.ndarray | None, keys: list[bytes]) -> np.ndarray | None:
+    """Groups with those joined that share a picture; None when there are neither groups nor equal pictures."""
+    if groups is None and len(set(keys)) == len(keys):
+        return None
+    parent: dict[Any, Any] = {}
+
+    def find(node: Any) -> Any:
+        while parent.setdefault(node, node) != node:
+            node = parent[node]
+        return node
+
+    for row, key in enumerate(keys):
+        group = ("row", row) if groups is None or groups[row] is None else ("group", groups[row])
+        parent[find(group)] = find(("picture", key))
+    roots = [find(("picture", key)) for key in keys]
+    names = {root: f"g{number}" for number, root in enumerate(dict.fromkeys(roots))}
+    return np.array([names[root] for root in roots], dtype=object)
+
+
+def check_finite(values: np.ndarray, samples: Samples, features: DeepFeatures) -> None:
+    """Refuse features that are not numbers, naming the picture and the backbone."""
+    for first in range(0, len(values), 256):
+        part = values[first : first + 256]
+        if np.isfinite(part).all():
+            continue
+        row, _, column = (int(i[0]) for i in np.nonzero(~np.isfinite(part)))
+        name = next(name for name, _, columns in features.blocks() if columns.start <= column < columns.stop)
+        raise DataError(
+            f"{samples.name(first + row)}: {name} gives features that are not numbers (NaN or infinity). "
+            "Leave that backbone out, or try --exact."
+        )
