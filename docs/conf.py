@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 
@@ -35,3 +37,14 @@ html_css_files = ["offshelf.css"]
 html_show_sphinx = False
 html_copy_source = False
 pygments_style = "tango"
+
+# What scikit-learn calls learned state (`coef_`) is a link to reStructuredText, unless it is escaped or quoted.
+LEARNED = re.compile(r"(?<![`\\\w])([A-Za-z]\w*)_(?![\w`_])")
+
+
+def escape_learned_names(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = [line if line.lstrip().startswith("..") else LEARNED.sub(r"\1\\_", line) for line in lines]
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", escape_learned_names, priority=900)  # after napoleon

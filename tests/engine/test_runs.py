@@ -77,3 +77,17 @@ def test_run_folders_get_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     made = [new_run_folder("fit", "some/my photos.csv").as_posix() for _ in range(2)]
     assert made == ["runs/fit-my-photos", "runs/fit-my-photos-2"]
+
+
+def test_a_run_that_another_process_writes_is_left_alone(run: Path) -> None:
+    record = json.loads((run / "run.json").read_text())
+    write_json(run / "run.json", record | {"status": "running", "process": 1, "started": "then"})
+    with pytest.raises(UsageError, match="process 1 has been writing this run since then"):
+        Run.create(run, "fit", {}, 0, overwrite=True)
+    write_json(run / "run.json", record | {"status": "running", "process": 999999999})
+    Run.create(run, "fit", {}, 0)  # its writer is dead: the same command goes on
+
+
+def test_overwriting_removes_the_old_model(run: Path) -> None:
+    Run.create(run, "fit", {}, 0, overwrite=True)
+    assert not (run / "model" / "model.safetensors").exists()

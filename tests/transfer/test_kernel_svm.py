@@ -28,7 +28,7 @@ def test_grid_equals_scikit_learns_search_to_four_digits(kernel: str, classes: i
     ours = KernelSVM(kernel, C=GRID, gamma_factors=(1.0,), cv=folds).fit(X, y)
     search = GridSearchCV(SVC(kernel=kernel), {"C": list(GRID)}, cv=folds, scoring="balanced_accuracy").fit(X, y)
     np.testing.assert_allclose(ours.path_[:, 0], search.cv_results_["mean_test_score"], atol=1e-4)
-    assert ours.C_ == search.best_params_["C"]
+    assert search.best_params_["C"] == ours.C_
     fresh, _ = rings(200, classes, seed=1)
     np.testing.assert_allclose(ours.decision_function(fresh), search.decision_function(fresh), atol=2e-3)
     assert (ours.predict(fresh) == search.predict(fresh)).mean() >= 0.995

@@ -53,7 +53,8 @@ def test_temperature_keeps_the_decision_and_lowers_the_log_loss() -> None:
 
 def test_two_classes_and_single_rows() -> None:
     X, y = clusters(60, 5, classes=2)
-    assert ((RidgePath().fit(X, y).decision_function(X) > 0) == RidgePath().fit(X, y).predict(X)).all()
+    two = RidgePath().fit(X, y)
+    assert ((two.decision_function(X) > 0) == two.predict(X)).all()
     model = RidgePath().fit(np.eye(3, dtype=np.float32), ["a", "b", "c"])
     assert model.chosen_["inner_folds"] == 0 and model.chosen_["strength"] == 1.0
     assert model.predict(np.eye(3)).tolist() == ["a", "b", "c"]

@@ -29,6 +29,7 @@ def test_frame_carries_weights_back_to_the_columns() -> None:
     X = (random.normal(size=(20, 50)) * 3 + 7).astype(np.float32)
     Z, frame = framed(X, rotate=True)
     assert float((Z**2).mean()) == pytest.approx(1.0, rel=1e-4)
+    assert Z.std(axis=0).min() > 0.5 and Z.std(axis=0).max() < 2  # each coordinate has its share of everything
     inward = random.normal(size=(4, Z.shape[1])).astype(np.float32)
     np.testing.assert_allclose(Z @ inward.T, (X - frame.mean) @ frame.inward(inward).T, atol=1e-3)
     outward = random.normal(size=(Z.shape[1], 4)).astype(np.float32)

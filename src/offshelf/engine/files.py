@@ -113,13 +113,14 @@ def sweep(folder: Path) -> int:
     removed = 0
     for path in folder.glob(f".*{TEMPORARY}*"):
         owner = path.name.rsplit(TEMPORARY, 1)[1].split("-")[0]
-        if owner.isdigit() and not _alive(int(owner)):
+        if owner.isdigit() and not alive(int(owner)):
             path.unlink(missing_ok=True)
             removed += 1
     return removed
 
 
-def _alive(process: int) -> bool:
+def alive(process: int) -> bool:
+    """Whether a process of this number runs on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

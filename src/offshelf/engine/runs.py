@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from offshelf.engine.files import read_json, sha256_file, sweep, write_json
+from offshelf.engine.files import alive, read_json, sha256_file, sweep, write_json
 from offshelf.errors import RunError, UsageError
 
 FORMAT = 1
@@ -57,6 +57,8 @@ class Run:
         folder = Path(folder)
         if folder.exists() and any(folder.iterdir()):
             _may_replace(folder, verb, overwrite)
+            for name in read_json(folder / "run.json").get("files", {}):
+                (folder / name).unlink(missing_ok=True)  # an old model must not stand beside a new report
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
         record = {
@@ -138,6 +140,12 @@ def _may_replace(folder: Path, verb: str, overwrite: bool) -> None:
     what = "files that are not a run"
     if (folder / "run.json").is_file():
         record = read_json(folder / "run.json")
+        owner = record.get("process")
+        if record.get("status") == "running" and owner not in (None, os.getpid()) and alive(int(owner)):
+            raise UsageError(
+                f"{folder}: process {owner} has been writing this run since {record.get('started')}; "
+                "nothing was touched. Wait for it, or name another folder with --out."
+            )
         if record.get("verb") == verb and (overwrite or record.get("status") != "complete"):
             return
         done = "a complete run" if record.get("verb") == verb else f"a run of `offshelf {record.get('verb')}`"

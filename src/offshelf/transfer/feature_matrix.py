@@ -32,8 +32,10 @@ def feature_matrix(X: Any, *, width: int | None = None, what: str = "features") 
         raise DataError(f"{what} have shape {rows.shape}, expected two axes (n images, d values); reshape them first")
     if 0 in rows.shape:
         raise DataError(f"{what} have shape {rows.shape}, expected at least one row and one column; check the source")
-    # A row's sum is finite exactly when its members are, but for overflow, which the exact test below settles.
-    if not np.isfinite(rows.sum(dtype=np.float64)):
+    # One sum instead of a mask the size of the matrix: it is finite only when every member is.
+    with np.errstate(invalid="ignore"):
+        total = rows.sum(dtype=np.float64)
+    if not np.isfinite(total):
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if len(bad):
             named = ", ".join(map(str, bad[:10])) + (" ..." if len(bad) > 10 else "")

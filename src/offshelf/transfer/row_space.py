@@ -69,11 +69,21 @@ def framed(rows: np.ndarray, *, rotate: bool) -> tuple[np.ndarray, Frame]:
     """Centre rows ``(n, d)``, rotate them onto their row space when asked, and give all entries a mean square of 1.
 
     The one common scale keeps what the network is asked to reproduce (a mean squared error of 1 is then that of
-    predicting the mean), while its usual start and step sizes fit whatever the width was.
+    predicting the mean), while its usual start and step sizes fit whatever the width was. After the rotation comes a
+    fixed random one: coordinates by falling variance make Adam, which steps equally far in each, learn the noise of the
+    last as fast as the signal of the first; turned at random, each holds a share of everything, as columns do.
     """
     mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
     Z, basis = rows - mean, None
     if rotate:
         Z, basis = row_space(Z)
+        turn = _random_rotation(Z.shape[1])
+        Z, basis = Z @ turn, basis @ turn
     scale = float(np.sqrt((Z.astype(np.float64) ** 2).mean())) or 1.0
     return (Z / np.float32(scale)).astype(np.float32), Frame(mean, basis, scale)
+
+
+def _random_rotation(size: int) -> np.ndarray:
+    """An orthogonal matrix ``(size, size)``, float32, always the same one for a size."""
+    gaussian = np.random.default_rng(size).normal(size=(size, size))
+    return torch.linalg.qr(torch.from_numpy(gaussian))[0].float().numpy()
