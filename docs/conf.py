@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from importlib.metadata import version as installed_version
+from inspect import isfunction
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 HERE = Path(__file__).resolve().parent
 
@@ -21,6 +22,8 @@ nitpicky = False  # numpy's and torch's names would need their inventories from 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
+smartquotes_action = "qe"  # quotes and dots; two hyphens stay an option
+
 # Python reference: public names load when first used; types stand in the parameter lists, not in the signatures.
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
@@ -35,6 +38,7 @@ html_title = f"offshelf {release}"
 html_static_path = [str(HERE / "_static")]
 html_css_files = ["offshelf.css"]
 html_show_sphinx = False
+html_show_copyright = False
 html_copy_source = False
 pygments_style = "tango"
 
@@ -46,5 +50,12 @@ def escape_learned_names(app: Any, what: str, name: str, thing: Any, options: An
     lines[:] = [line if line.lstrip().startswith("..") else LEARNED.sub(r"\1\\_", line) for line in lines]
 
 
+def plain_types(app: Any, thing: Any, bound_method: bool) -> None:
+    """What the command line hangs on a type (`Annotated`) is nothing to a reader of the Python reference."""
+    if isfunction(thing) and thing.__module__.startswith("offshelf.jobs."):
+        thing.__annotations__ = get_type_hints(thing)
+
+
 def setup(app: Any) -> None:
+    app.connect("autodoc-before-process-signature", plain_types)
     app.connect("autodoc-process-docstring", escape_learned_names, priority=900)  # after napoleon

@@ -22,7 +22,7 @@ def draw(kind: str, seed: int) -> Image.Image:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder but for ``photos/`` (three classes, twelve patients, a table) and ``new/``; it is made current."""
+    """A folder with ``photos/`` (three classes, twelve patients, a table) and ``new/``, made the current one."""
     table = ["path,label,patient"]
     for kind in KINDS:
         (tmp_path / "photos" / kind).mkdir(parents=True)

@@ -6,12 +6,12 @@ above it is run for real; ``<!-- run: exit code 3 -->`` names the exit code that
 
 from __future__ import annotations
 
-import glob
 import re
 import shlex
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sybil import Document, Example, Region, Sybil
@@ -22,7 +22,9 @@ from offshelf.cli import app, run
 PROJECT = Path(__file__).resolve().parents[2]
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if "_build" not in page.parts]
-CONSOLE = re.compile(r"(?P<mark><!-- run(?:: exit code (?P<code>\d+))? -->\n)?^```console\n(?P<lines>.*?)^```", re.MULTILINE | re.DOTALL)
+CONSOLE = re.compile(
+    r"(?P<mark><!-- run(?:: exit code (?P<code>\d+))? -->\n)?^```console\n(?P<lines>.*?)^```", re.MULTILINE | re.DOTALL
+)
 
 
 def commands(fence: str) -> list[list[str]]:
@@ -36,11 +38,10 @@ def commands(fence: str) -> list[list[str]]:
 
 
 def run_console(example: Example, expected: int) -> None:
-    """Run each command of a fence in this process; a pattern with ``*`` is expanded as a shell would."""
+    """Run each command of a fence in this process."""
     for words in commands(example.parsed):
         assert words[0] == "offshelf", f"only offshelf is run here, not {words[0]!r}"
-        found = [sorted(glob.glob(word)) if "*" in word else [word] for word in words[1:]]
-        code = run([word for part in found for word in part])
+        code = run(words[1:])
         assert code == expected, f"{shlex.join(words)}: exit code {code}, expected {expected}"
 
 
@@ -48,7 +49,9 @@ def marked_consoles(document: Document) -> Iterable[Region]:
     """The console fences that are to be run."""
     for match in CONSOLE.finditer(document.text):
         if match["mark"]:
-            yield Region(match.start(), match.end(), match["lines"], partial(run_console, expected=int(match["code"] or 0)))
+            yield Region(
+                match.start(), match.end(), match["lines"], partial(run_console, expected=int(match["code"] or 0))
+            )
 
 
 PARSERS = Sybil([PythonCodeBlockParser(), SkipParser(), marked_consoles], patterns=["*.md"], path=str(PROJECT))
@@ -62,7 +65,14 @@ def examples(page: Path) -> list[Example]:
     return list(PARSERS.parse(page).examples())
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=name_of)
+SLOW = {"README.md"}  # all 1,797 digits
+
+
+def with_marks(page: Path) -> Any:
+    return pytest.param(page, id=name_of(page), marks=[pytest.mark.slow] if name_of(page) in SLOW else [])
+
+
+@pytest.mark.parametrize("page", [with_marks(page) for page in PAGES if examples(page)])
 @pytest.mark.filterwarnings("ignore:code_dim=")  # a dozen pictures are fewer than a code wants
 def test_the_page_runs_from_top_to_bottom(page: Path, workplace: Path) -> None:
     for example in examples(page):
@@ -106,4 +116,6 @@ def test_a_wrong_option_would_be_found() -> None:
 def test_no_fence_is_passed_over() -> None:
     """Fences that nobody would run: sessions with prompts, and Python under other names."""
     for page in PAGES:
-        assert not re.search(r"^```(pycon|py|python3|ipython|bash|sh|shell)\b", page.read_text(encoding="utf-8"), re.MULTILINE), page
+        assert not re.search(
+            r"^```(pycon|py|python3|ipython|bash|sh|shell)\b", page.read_text(encoding="utf-8"), re.MULTILINE
+        ), page

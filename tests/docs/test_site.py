@@ -18,7 +18,9 @@ from offshelf.methods import METHODS
 
 PROJECT = Path(__file__).resolve().parents[2]
 DOCS = PROJECT / "docs"
-ROW = re.compile(r"^\| \[(?P<slug>[\w-]+)\]\((?P<link>[^)]+)\) \| (?P<paper>[^|]+) \| (?P<purpose>[^|]+) \|", re.MULTILINE)
+ROW = re.compile(
+    r"^\| \[(?P<slug>[\w-]+)\]\((?P<link>[^)]+)\) \| (?P<paper>[^|]+) \| (?P<purpose>[^|]+) \|", re.MULTILINE
+)
 
 
 @pytest.mark.slow
@@ -31,19 +33,27 @@ def test_the_site_builds_without_a_warning_and_asks_nothing_from_elsewhere(tmp_p
     assert built.returncode == 0, built.stderr[-4000:]
     pages = list(site.rglob("*.html"))
     sources = [page for page in DOCS.rglob("*.md") if "_build" not in page.parts]
-    assert {page.relative_to(DOCS).with_suffix(".html") for page in sources} <= {page.relative_to(site) for page in pages}
+    assert {page.relative_to(DOCS).with_suffix(".html") for page in sources} <= {
+        page.relative_to(site) for page in pages
+    }
     for page in pages:
         text = page.read_text(encoding="utf-8")
-        asked = re.findall(r"<(?:script|img|iframe)[^>]+src=\"(?:https?:)?//[^\"]+|<link[^>]+rel=\"(?:stylesheet|preload|icon)\"[^>]+href=\"(?:https?:)?//[^\"]+", text)
+        asked = re.findall(
+            r"<(?:script|img|iframe)[^>]+src=\"(?:https?:)?//[^\"]+|<link[^>]+rel=\"(?:stylesheet|preload|icon)\"[^>]+href=\"(?:https?:)?//[^\"]+",
+            text,
+        )
         assert not asked, f"{page.name}: {asked}"
-    usage = (site / "reference" / "cli.html").read_text(encoding="utf-8")
+    usage = re.sub(r"<[^>]+>", "", (site / "reference" / "cli.html").read_text(encoding="utf-8"))
     for verb in VERBS:
         assert f"offshelf {verb} " in usage, f"the command line reference has no usage line of {verb}"
 
 
 def rows(path: Path) -> list[dict[str, str]]:
     """The rows of a page's table of methods."""
-    return [{key: value.strip() for key, value in row.groupdict().items()} for row in ROW.finditer(path.read_text(encoding="utf-8"))]
+    return [
+        {key: value.strip() for key, value in row.groupdict().items()}
+        for row in ROW.finditer(path.read_text(encoding="utf-8"))
+    ]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/methods/index.md"])
@@ -63,7 +73,14 @@ def test_a_methods_page_has_what_it_must(slug: str) -> None:
     method, text = METHODS[slug], (DOCS / "methods" / f"{slug}.md").read_text(encoding="utf-8")
     flat = " ".join(text.split())
     assert method.title.split(":")[0] in flat and f"https://arxiv.org/abs/{method.paper.split()[1]}" in text
-    for heading in ("## When to use it", "## When not to", "## How it works", "## Use it", "## What is ours", "## Cite"):
+    for heading in (
+        "## When to use it",
+        "## When not to",
+        "## How it works",
+        "## Use it",
+        "## What is ours",
+        "## Cite",
+    ):
         assert f"\n{heading}\n" in text, heading
     assert method.command.replace("DATA", "photos/") in text
     assert text.count(START) == text.count(END) == 1 and text.index(START) < text.index(END)
@@ -90,6 +107,8 @@ def test_exit_codes_are_told_alike() -> None:
     from offshelf import cli
 
     said = set(re.findall(r"\b(\d+) (?=done|failed|wrong|stopped|the )", (cli.__doc__ or "").split("Exit codes:")[1]))
-    table = set(re.findall(r"^\| (\d+) \|", (DOCS / "reference" / "run-folder.md").read_text(encoding="utf-8"), re.MULTILINE))
+    table = set(
+        re.findall(r"^\| (\d+) \|", (DOCS / "reference" / "run-folder.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     sentence = (DOCS / "reference" / "cli.md").read_text(encoding="utf-8").split("Exit codes:")[1].split("\n\n")[0]
     assert said == table == set(re.findall(r"\b(\d+) ", sentence))

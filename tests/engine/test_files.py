@@ -48,7 +48,8 @@ def _write_under_a_limit(path: Path, outcome: Path) -> None:
 def test_a_full_disk_keeps_the_old_file_and_says_so(tmp_path: Path) -> None:
     path = tmp_path / "numbers.json"
     write_atomic(path, "old")
-    process = multiprocessing.get_context("fork").Process(target=_write_under_a_limit, args=(path, tmp_path / "outcome"))
+    arguments = (path, tmp_path / "outcome")
+    process = multiprocessing.get_context("fork").Process(target=_write_under_a_limit, args=arguments)
     process.start()
     process.join(30)
     said = (tmp_path / "outcome").read_text()

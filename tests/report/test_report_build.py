@@ -226,7 +226,7 @@ def test_one_arm_like_finetune(results_of: Callable[..., dict[str, Any]], page_o
     assert "There is one arm, so there is nothing to compare it with." in words
     assert "No control was run on this result." in words
     assert "No mistake was recorded" in words and "This run has no map." in words
-    assert "Filter arms" not in words and "Tie group" in words
+    assert "Filter arms" not in words and "Tie group" not in words
     assert "Random weights at the start: trained on this data alone" in words and "never trained" not in words
 
 

@@ -93,7 +93,7 @@ def test_a_class_without_images_and_an_undefined_arm_can_be_drawn() -> None:
     assert "not defined" in texts(svg)
     assert "arm not defined" in parse(svg).attrib["aria-label"]
     empty = [{"low": 0.0, "high": 1.0, "confidence": None, "accuracy": undefined, "n": 0}]
-    assert "in 0 bins, 0 images" in parse(figures.reliability_diagram(empty, "arm", "p-")).attrib["aria-label"]
+    assert "in 0 bins, 0 pictures" in parse(figures.reliability_diagram(empty, "arm", "p-")).attrib["aria-label"]
 
 
 def test_an_interval_lies_where_its_numbers_say() -> None:

@@ -147,8 +147,8 @@ def test_refusals_and_the_warning_about_wide_codes() -> None:
 
 def test_works_as_a_scikit_learn_transformer() -> None:
     X, y = described(60), np.tile([0, 1], 30)
-    X[y == 1, :40] += 1
-    pipe = make_pipeline(StandardScaler(), small(max_epochs=3), SVC())
+    X[y == 1, :40] += 3
+    pipe = make_pipeline(StandardScaler(), small(max_epochs=20), SVC())
     assert clone(pipe).get_params()["reproductivefeatures__code_dim"] == 12
     assert cross_validate(pipe, X, y, cv=3)["test_score"].mean() > 0.8
     search = GridSearchCV(pipe, {"reproductivefeatures__code_dim": [2, 8]}, cv=2).fit(X, y)

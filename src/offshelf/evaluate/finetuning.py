@@ -23,7 +23,6 @@ from offshelf.evaluate.mistakes import confident_mistakes
 from offshelf.evaluate.predictions import Predictions, write_predictions
 from offshelf.evaluate.protocols import FINETUNE_V1
 from offshelf.evaluate.rows import Rows, usable_rows
-from offshelf.evaluate.splits import outer_folds
 from offshelf.evaluate.verdict import sentences
 from offshelf.transfer.classifier import FinetunedClassifier
 from offshelf.transfer.finetune import FineTune
@@ -53,7 +52,7 @@ def finetuning_study(
     rows = usable_rows(dataset, source, errors, keys, ignore_splits=False)
     column = dataset["label"][:]
     pixels = pixels[[i for i, label in enumerate(column) if label is not None and i not in errors]]
-    fold = outer_folds(rows.labels, rows.together, rows.splits, n_folds=5, seed=seed, classes=rows.classes)[0]
+    fold = rows.outer_folds(5, seed)[0]
     train, test = np.asarray(fold.train), np.asarray(fold.test)
     console.say(f"{len(train)} pictures to train on, {len(test)} held out ({fold.name})")
     decoded = time.perf_counter() - started

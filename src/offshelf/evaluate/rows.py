@@ -12,6 +12,7 @@ from offshelf.data.samples import Samples, as_samples
 from offshelf.data.sources import notes
 from offshelf.data.summary import check_groups, count_groups, duplicates, fingerprint, split_counts
 from offshelf.errors import DataError
+from offshelf.evaluate.splits import Fold, outer_folds
 from offshelf.transfer.deep_features import DeepFeatures
 
 
@@ -28,6 +29,11 @@ class Rows:
     keys: list[bytes]
     together: np.ndarray | None  # groups, joined where two rows are the same picture
     data: dict[str, Any] = field(default_factory=dict)
+
+    def outer_folds(self, n_folds: int, seed: int) -> list[Fold]:
+        """Folds to measure on. Equal pictures stay together, but given splits are kept as given, and reported."""
+        whole = self.together if self.splits is None else self.groups
+        return outer_folds(self.labels, whole, self.splits, n_folds=n_folds, seed=seed, classes=self.classes)
 
 
 def usable_rows(

@@ -32,7 +32,7 @@ from offshelf.evaluate.predictions import Predictions, write_predictions
 from offshelf.evaluate.protocols import HEADS_V1
 from offshelf.evaluate.rows import Rows, check_finite, require_labels, usable_rows
 from offshelf.evaluate.selection import selected_score
-from offshelf.evaluate.splits import inner_folds, outer_folds
+from offshelf.evaluate.splits import inner_folds
 from offshelf.evaluate.verdict import sentences
 from offshelf.transfer.classifier import FeatureClassifier
 from offshelf.transfer.deep_features import DeepFeatures
@@ -78,9 +78,7 @@ class Study:
         rows = usable_rows(self.dataset, self.source, extraction.errors, extraction.keys, self.folds is not None)
         values = self._values(extraction)
         check_finite(values, rows.samples, features)
-        outer = outer_folds(
-            rows.labels, rows.together, rows.splits, n_folds=self.folds or 5, seed=self.seed, classes=rows.classes
-        )
+        outer = rows.outer_folds(self.folds or 5, self.seed)
         measured = outer[0].name if len(outer) == 1 else f"{len(outer)} folds"
         self.console.say(f"{len(rows.labels)} pictures, {len(rows.classes)} classes; {measured}")
         started = time.perf_counter()
@@ -114,9 +112,8 @@ class Study:
         dataset = self.dataset if dataset is None else dataset
         with self.console.progress(what, len(dataset)) as advance:
             found = features.extract(dataset, advance)
-        rate = f", {found.computed / found.seconds:,.0f} images/s" if found.computed else ""
-        done = f"{found.computed} of {len(dataset)} pictures computed, the rest cached"
-        self.console.say(f"{what}: {done}; {found.seconds:.1f} s{rate}")
+        rate = f", {len(dataset) / found.seconds:,.0f} images/s" if found.computed else ""
+        self.console.say(f"{what}: {found.cached_share:.0%} from the cache; {found.seconds:.1f} s{rate}")
         return found
 
     def _values(self, extraction: Extraction) -> np.ndarray:
@@ -253,8 +250,8 @@ class Study:
             "cost": cost(
                 extraction.seconds,
                 heads_seconds,
-                extraction.computed / extraction.seconds if extraction.computed else None,
-                1 - extraction.computed / max(1, len(self.dataset)),
+                len(self.dataset) / extraction.seconds if extraction.cached_share == 0 else None,
+                extraction.cached_share,
             ),
         }  # fmt: skip
         results["verdict"] = sentences(results)

@@ -94,7 +94,7 @@ def prepare(results: Any, run: Any, folder: Path) -> dict[str, Any]:
         "per_class": per_class_columns(len(results["classes"])),
         "arms": arms,
         "best": best,
-        "tied": any(arm["tie_group"] for arm in arms),
+        "tied": len(arms) > 1 and any(arm["tie_group"] for arm in arms),
         "comparisons": foremost(results.get("comparisons") or [], results["best"]),
         "comparisons_in_all": len(results.get("comparisons") or []),
         "controls": {"blank_centre": None, "source": None} | (results.get("controls") or {}),
@@ -159,10 +159,10 @@ def metric_columns(results: dict[str, Any], primary: str) -> list[Metric]:
 
 
 def majority_f1(results: dict[str, Any]) -> float | None:
-    """Macro F1 of always naming the commonest training class, on the tested images.
+    """Macro F1 of always naming the commonest training class, on the tested pictures.
 
     With a share p of them in that class it is ``2 p / (1 + p)`` there (precision p, sensitivity 1) and 0 in the others;
-    the mean is over the classes that have images. None when no arm counted them.
+    the mean is over the classes that have pictures. None when no arm counted them.
     """
     classes, name = results["classes"], results["baselines"].get("majority_class")
     counts = next(([sum(row) for row in arm["confusion"]] for arm in results["arms"] if arm.get("confusion")), [])

@@ -222,21 +222,21 @@ def reliability_diagram(bins: Sequence[dict[str, Any]], name: str, prefix: str) 
                 edgecolor=PAGE,
                 linewidth=1,
             )
-        below.set(xlim=(0, 1), ylim=(0, most), xlabel="confidence", ylabel="images")
+        below.set(xlim=(0, 1), ylim=(0, most), xlabel="confidence")
         below.set_xticks(np.linspace(0, 1, 6))
         below.set_yticks([0, most], ["0", f"{most:,}"])
         total = sum(one["n"] for one in bins)
         return inline(
             figure,
             prefix,
-            f"Reliability diagram of {name}: accuracy against confidence in {len(kept)} bins, {total:,} images.",
+            f"Reliability diagram of {name}: accuracy against confidence in {len(kept)} bins, {total:,} pictures.",
         )
 
 
 def feature_map(
     x: Sequence[float], y: Sequence[float], label: Sequence[int], explained: Sequence[float], prefix: str
 ) -> Markup:
-    """Images in the plane of the two leading components, one colour and marker a class; grey crosses: no label."""
+    """Pictures in the plane of the two leading components, one colour and marker a class; grey crosses: no label."""
     points = np.column_stack([np.asarray(x, dtype=float), np.asarray(y, dtype=float)])
     labels = np.asarray([-1 if one is None else one for one in label])
     size = 26 if len(points) <= 400 else 14 if len(points) <= 2000 else 7
@@ -258,7 +258,7 @@ def feature_map(
         area.set_ylabel(shares[1] if len(shares) > 1 else "component 2")
         area.locator_params(nbins=6)
         return inline(
-            figure, prefix, f"Map of {len(points):,} images in the plane of their two leading feature components."
+            figure, prefix, f"Map of {len(points):,} pictures in the plane of their two leading feature components."
         )
 
 

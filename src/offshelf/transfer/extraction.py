@@ -63,15 +63,23 @@ class Extraction:
     """Features of n pictures, and how they came about.
 
     features : (n, copies, D) float32, backbone-major then tile within D; NaN rows where a picture could not be read.
-    errors : {row: ImageError}; keys : SHA-256 of each picture's bytes (None where unreadable).
+    errors : {row: ImageError}; keys : SHA-256 of each picture's bytes (None where unreadable); computed : pairs of
+    distinct picture and backbone that the cache did not have; backbones : how many there are.
     """
 
     features: np.ndarray
     errors: dict[int, ImageError]
     keys: list[bytes | None]
     computed: int = 0
+    backbones: int = 1
     seconds: float = 0.0
     routes: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def cached_share(self) -> float:
+        """Share of the (readable picture, backbone) pairs that the cache had; equal pictures count once."""
+        pairs = self.backbones * len({key for key in self.keys if key})
+        return 1 - self.computed / pairs if pairs else 0.0
 
 
 class Network:
@@ -217,7 +225,7 @@ def extract(
     started = time.perf_counter()
     n, width = len(samples), sum(network.row_width for network in networks) // view.copies
     root = networks[0].root
-    result = Extraction(_allocate((n, view.copies, width), memory_limit, root), {}, [None] * n)
+    result = Extraction(_allocate((n, view.copies, width), memory_limit, root), {}, [None] * n, backbones=len(networks))
     with ThreadPoolExecutor(READ_THREADS) as pool:
         for first in range(0, n, window):
             rows = range(first, min(first + window, n))
@@ -280,10 +288,10 @@ def _one_window(
             if signature not in inputs:
                 flat = [piece for pieces in todo for piece in pieces]
                 inputs[signature] = torch.stack(list(pool.map(lambda p: to_input(p, net.card, view.resize), flat)))  # noqa: B023
+            result.computed += len(keys)
             values = net.features(inputs[signature]).reshape(len(keys), net.row_width)
             computed[id(net)][0].extend(keys)
             computed[id(net)][1].append(values)
-        result.computed += len(good)
         advance(len(batch))
     for net in networks:
         keys, parts = computed[id(net)]

@@ -29,6 +29,7 @@ from offshelf.transfer.feature_matrix import class_codes, feature_matrix
 from offshelf.transfer.inner_folds import inner_folds
 from offshelf.transfer.row_space import row_space
 
+PATH_SLACK = 10.0  # the grid is solved to this times `tol`: the place of its minimum needs no more
 DEFAULT_C = 1.0  # used, and said so in `chosen_`, where no inner fold can be had
 
 
@@ -60,7 +61,8 @@ class LogisticPath(ClassifierMixin, BaseEstimator):
     max_iter : int
         Solver steps at most, for each penalty and fold.
     tol : float
-        A problem stops when its next step promises a fall below ``tol`` times ``max(1, loss)``.
+        The last fit stops when its next step promises a fall below ``tol`` times ``max(1, loss)``; the grid at ten
+        times that.
     standardise : bool
         Divide each feature by its standard deviation (of the training rows at hand). False gives exactly the objective
         of ``LogisticRegression`` on the features as they come.
@@ -133,7 +135,7 @@ class LogisticPath(ClassifierMixin, BaseEstimator):
         if not pairs:
             return np.empty(0)
         folds = [self._fold(rows[train], codes[train]) for train, _ in pairs]
-        solutions, _ = _solve(folds, self.penalties_, len(self.classes_), self.max_iter, self.tol)
+        solutions, _ = _solve(folds, self.penalties_, len(self.classes_), self.max_iter, PATH_SLACK * self.tol)
         losses = [
             _held_out_losses(fold, solution, rows[test], codes[test])
             for fold, solution, (_, test) in zip(folds, solutions, pairs)
