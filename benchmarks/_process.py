@@ -1,8 +1,8 @@
 """One contestant in one child process: seconds, processor seconds, peak memory, and what it computed.
 
-Contestants are functions ``f(watch, **arguments) -> (facts, arrays)`` named ``"module:function"``. They import what they
-need, call ``watch.start()``, work, and call ``watch.stop()``: imports are not timed. A process of its own for each means
-that no contestant finds another's memory, thread pools or warm caches.
+Contestants are functions ``f(watch, **arguments) -> (facts, arrays)`` named ``"module:function"``. They import what
+they need, call ``watch.start()``, work, and call ``watch.stop()``: imports are not timed. A process of its own for each
+means that no contestant finds another's memory, thread pools or warm caches.
 
 The parent stays small on purpose: on Linux ``getrusage`` of a child begins at the peak of the process that started it.
 The kernel's own high-water mark (``VmHWM``) has no such memory and is read where there is one.
@@ -34,7 +34,7 @@ class Watch:
     """Seconds of the wall clock and of the processors between ``start`` and ``stop``."""
 
     def __init__(self) -> None:
-        self.seconds = self.cpu_seconds = self.memory_before_mb = float("nan")
+        self.seconds = self.cpu_seconds = self.memory_before_mb = self.peak_memory_mb = float("nan")
         self.laps: dict[str, float] = {}
 
     def start(self) -> None:
@@ -55,6 +55,7 @@ class Watch:
         """End: what follows (writing results down) is not counted."""
         self.seconds = self.elapsed()
         self.cpu_seconds = _cpu_seconds() - self._cpu
+        self.peak_memory_mb = peak_memory_mb()
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def _child(target: str, folder: Path) -> None:
     told = {
         "seconds": watch.seconds,
         "cpu_seconds": watch.cpu_seconds,
-        "peak_memory_mb": peak_memory_mb(),
+        "peak_memory_mb": watch.peak_memory_mb,
         "memory_before_mb": watch.memory_before_mb,
         "worker_memory_mb": _in_mb(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss),
         "laps": watch.laps,

@@ -1,7 +1,7 @@
 """Who computes the features: the loop a user writes with timm, and offshelf. Each runs in a process of its own.
 
-All of them load the same weights from the same folders in timm's format, squash each tile of each picture to the input's
-size, and hand back one table ``(n, tiles * width)`` a backbone, in the same order.
+All of them load the same weights from the same folders in timm's format, squash each tile of each picture to the
+input's size, and hand back one table ``(n, tiles * width)`` a backbone, in the same order.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def timm_loop(
 
     rows, columns = grid
 
-    class Tiles(Dataset):  # type: ignore[type-arg]
+    class Tiles(Dataset):
         def __init__(self, transform: Any) -> None:
             self.transform = transform
 

@@ -50,7 +50,9 @@ def load() -> float:
     return round(os.getloadavg()[0], 2)
 
 
-def record(benchmark: str, command: str, settings: Mapping[str, Any], load_before: float, **found: Any) -> dict[str, Any]:
+def record(
+    benchmark: str, command: str, settings: Mapping[str, Any], load_before: float, **found: Any
+) -> dict[str, Any]:
     """A result with everything it depends on; no host or user names."""
     return {
         "benchmark": benchmark,

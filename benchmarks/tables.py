@@ -39,6 +39,11 @@ def number(value: float | None) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
+def spread(ratio: dict[str, float]) -> str:
+    """The median of a ratio over rounds, with the lowest and the highest."""
+    return f"{number(ratio['median'])} ({number(ratio['low'])} - {number(ratio['high'])})"
+
+
 def tables_of(kept: dict[str, Any]) -> list[Table]:
     """The tables of any result."""
     from benchmarks import features, memory, probes
@@ -77,7 +82,9 @@ def block(name: str, results: Path = RESULTS) -> str:
 
 def filled(text: str, results: Path = RESULTS) -> str:
     """A README whose result blocks are those of the result files."""
-    return BLOCK.sub(lambda found: f"<!-- result: {found['name']} -->\n{block(found['name'], results)}<!-- end -->", text)
+    return BLOCK.sub(
+        lambda found: f"<!-- result: {found['name']} -->\n{block(found['name'], results)}<!-- end -->", text
+    )
 
 
 def refresh(readme: Path = README, results: Path = RESULTS) -> bool:

@@ -8,6 +8,8 @@ from inspect import isfunction
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from docutils import nodes
+
 HERE = Path(__file__).resolve().parent
 
 project = "offshelf"
@@ -56,6 +58,14 @@ def plain_types(app: Any, thing: Any, bound_method: bool) -> None:
         thing.__annotations__ = get_type_hints(thing)
 
 
+def true_dashes(app: Any, doctree: Any, docname: str) -> None:
+    """Sphinx writes ``--`` between a parameter and its meaning and counts on smart quotes to mend it."""
+    for text in list(doctree.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" – "))
+
+
 def setup(app: Any) -> None:
+    app.connect("doctree-resolved", true_dashes)
     app.connect("autodoc-before-process-signature", plain_types)
     app.connect("autodoc-process-docstring", escape_learned_names, priority=900)  # after napoleon

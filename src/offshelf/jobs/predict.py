@@ -80,20 +80,22 @@ def predict(
     console = common.console()
     classifier = load_classifier(record.folder / "model")
     names: list[str] = []
+    labels: list[str | None] = []
     probabilities, errors = [], []
     for source in inputs:
         samples = as_samples(open_dataset(source))
         with console.progress(f"predict {source}", len(samples)) as advance:
-            table, refused = classifier.predict(samples, advance)
+            answers = classifier.predict(samples, advance)
+        refused = answers.errors
         if refused and strict:
             raise DataError(
                 f"{len(refused)} pictures cannot be read, and --strict was asked for: {next(iter(refused.values()))}."
             )
         names += [samples.path(row) for row in range(len(samples))]
-        probabilities.append(table)
+        probabilities.append(answers.probabilities)
+        labels += [classifier.classes[k] if k >= 0 else None for k in answers.predicted]
         errors += [refused[row].reason if row in refused else None for row in range(len(samples))]
     joined = np.concatenate(probabilities) if probabilities else np.empty((0, len(classifier.classes)))
-    labels = [None if error else classifier.classes[int(row.argmax())] for row, error in zip(joined, errors)]
     columns: dict[str, Any] = {"path": names, "label": pa.array(labels, pa.string())}
     for number, name in enumerate(classifier.classes):
         columns[f"p_{name}"] = pa.array(joined[:, number], pa.float64(), mask=np.isnan(joined[:, number]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,20 @@ from offshelf.transfer.deep_features import DeepFeatures
 from offshelf.transfer.finetune import FineTune
 from offshelf.transfer.persistence import load_head, save_head
 
-Predicted = tuple[np.ndarray, dict[int, ImageError]]
+
+@dataclass
+class Answers:
+    """Of n pictures: probabilities (n, K), NaN where unreadable; class (n,), -1 there; and why, by row.
+
+    ``predicted`` is the classifier's own decision, the one that was measured. A support vector machine's can differ
+    from the most probable class, since its probabilities are calibrated afterwards.
+    """
+
+    probabilities: np.ndarray
+    predicted: np.ndarray
+    errors: dict[int, ImageError]
+
+
 SETTINGS = ("grid", "readout", "copies", "copy_pooling", "resize", "input_size", "blank_area", "exact", "batch_size")
 
 
@@ -33,16 +47,19 @@ class FeatureClassifier:
         self.classes = classes
         self.arm = arm
 
-    def predict(self, samples: Samples, advance: Callable[[int], None] = lambda n: None) -> Predicted:
-        """Probabilities (n, K), NaN rows where a picture could not be read, and why."""
+    def predict(self, samples: Samples, advance: Callable[[int], None] = lambda n: None) -> Answers:
+        """What the classifier says of every picture, in the order of ``samples``."""
         found = self.features.extract(samples, advance)
         table = np.full((len(samples), len(self.classes)), np.nan)
+        predicted = np.full(len(samples), -1)
         good = np.array([row for row in range(len(samples)) if row not in found.errors], dtype=int)
         if len(good):
+            rows = self.features.pool(found.features[good])
             spread = np.zeros((len(good), len(self.classes)))
-            spread[:, self.pipeline.classes_] = self.pipeline.predict_proba(self.features.pool(found.features[good]))
+            spread[:, self.pipeline.classes_] = self.pipeline.predict_proba(rows)
             table[good] = spread
-        return table, found.errors
+            predicted[good] = self.pipeline.predict(rows)
+        return Answers(table, predicted, found.errors)
 
     def save(self, folder: Path) -> None:
         """Write ``classifier.json`` and ``head.skops``; weights that cannot be fetched again are kept beside them."""
@@ -92,8 +109,8 @@ class FinetunedClassifier:
         self.classes = classes
         self.arm = "finetuned"
 
-    def predict(self, samples: Samples, advance: Callable[[int], None] = lambda n: None) -> Predicted:
-        """Probabilities (n, K), NaN rows where a picture could not be read, and why."""
+    def predict(self, samples: Samples, advance: Callable[[int], None] = lambda n: None) -> Answers:
+        """What the network says of every picture, in the order of ``samples``."""
         size = self.estimator.store_size or self.estimator.image_size
         table = np.full((len(samples), len(self.classes)), np.nan)
         errors: dict[int, ImageError] = {}
@@ -104,7 +121,10 @@ class FinetunedClassifier:
             if len(good):
                 table[first + good] = self.estimator.probabilities_of(pixels[good])
             errors |= {first + row: error for row, error in refused.items()}
-        return table, errors
+        predicted = np.full(len(samples), -1)
+        read = np.isfinite(table).all(axis=1)
+        predicted[read] = table[read].argmax(axis=1)
+        return Answers(table, predicted, errors)
 
     def save(self, folder: Path) -> None:
         """Write a plain timm folder with the class names, and ``classifier.json``."""
