@@ -15,6 +15,8 @@ import numpy as np
 from offshelf.engine.files import read_json, write_json
 from offshelf.engine.runs import machine, versions
 from offshelf.errors import DataError
+from offshelf.evaluate.metrics import ClassCounts, class_counts
+from offshelf.evaluate.resampling import resampled_weights
 
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "claims" / "results"
@@ -123,3 +125,59 @@ def paired_interval(
         differences[i] = ((a[chosen] - b[chosen]).mean(0) * weight).sum() / weight.sum()
     low, high = np.percentile(differences, [2.5, 97.5])
     return {"difference": float((a - b).mean()), "low": float(low), "high": float(high)}
+
+
+def seeded_interval(
+    labels: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray | None,
+    units: np.ndarray,
+    metric: str,
+    seed: int = 0,
+    n_boot: int = 2000,
+) -> dict[str, float]:
+    """A metric of predictions, or its paired difference, with an interval over units (patients) and seeds drawn again.
+
+    For metrics that are no mean over rows: they are worked out anew in every resample. A resample draws units as wholes
+    and seeds, the same for ``a`` and ``b``, and takes the mean over the seeds drawn.
+
+    Parameters
+    ----------
+    labels : (n,) class numbers 0 to K - 1.
+    a, b : (seeds, n) predicted class numbers; one row where nothing depends on a seed. Without ``b`` the metric of
+        ``a`` itself is given.
+    units : (n,) integers 0 to G - 1.
+    metric : "balanced_accuracy" or "macro_f1".
+
+    Returns
+    -------
+    dict
+        ``difference`` (``value`` without ``b``), ``low``, ``high``.
+    """
+    n_seeds = max(len(a), 1 if b is None else len(b))
+    drawn_seeds = np.random.default_rng([seed, 13]).integers(0, n_seeds, (n_boot, n_seeds))
+    point, drawn = _by_seed(labels, a, units, metric, seed, n_boot)
+    if b is not None:
+        point_b, drawn_b = _by_seed(labels, b, units, metric, seed, n_boot)
+        point, drawn = point - point_b, drawn - drawn_b  # (seeds,), (seeds, n_boot); one row serves all seeds
+    drawn = np.broadcast_to(drawn, (n_seeds, n_boot))
+    replicates = drawn[drawn_seeds.T, np.arange(n_boot)].mean(axis=0)
+    low, high = np.percentile(replicates, [2.5, 97.5])
+    return {"value" if b is None else "difference": float(point.mean()), "low": float(low), "high": float(high)}
+
+
+def _by_seed(
+    labels: np.ndarray, predictions: np.ndarray, units: np.ndarray, metric: str, seed: int, n_boot: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The metric of each seed's predictions ``(seeds,)`` and in every resample of units ``(seeds, n_boot)``."""
+    n_classes = int(labels.max()) + 1
+    point = [_metric(class_counts(labels, row, n_classes), metric)[0] for row in predictions]
+    parts = [
+        [_metric(class_counts(labels, row, n_classes, weights), metric) for row in predictions]
+        for weights in resampled_weights(units, n_boot, seed)
+    ]
+    return np.array(point), np.concatenate([np.stack(part) for part in parts], axis=1)
+
+
+def _metric(counts: ClassCounts, name: str) -> np.ndarray:
+    return {"balanced_accuracy": counts.balanced_accuracy, "macro_f1": counts.macro(counts.f1)}[name]

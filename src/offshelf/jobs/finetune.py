@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from offshelf.engine.runs import Run, new_run_folder
 from offshelf.jobs.common import Common, CommonOptions, at_least
-from offshelf.jobs.fit import Fitted, choose_backbones, plain
+from offshelf.jobs.fit import Fitted, choose_backbones
+from offshelf.jobs.recording import conclude, recorded
 
 
 def finetune(
@@ -82,9 +82,7 @@ def finetune(
     for name in ("epochs", "image_size", "batch_size"):
         at_least(name.replace("_", "-"), arguments[name], 1)
     from offshelf.data.sources import open_dataset
-    from offshelf.engine.files import write_json
     from offshelf.evaluate.finetuning import finetuning_study
-    from offshelf.report.build import build_report
     from offshelf.transfer.finetune import FineTune
 
     started = time.perf_counter()
@@ -92,8 +90,6 @@ def finetune(
         data, path_column=path_column, label_column=label_column, group_column=group_column, allow_outside=allow_outside
     )
     chosen = choose_backbones([backbone] if backbone else None, False, console)[0]
-    folder = Path(out) if out else new_run_folder("finetune", data)
-    run = Run.create(folder, "finetune", plain(arguments | {"backbone": chosen}), seed, overwrite)
     estimator = FineTune(
         backbone=chosen,
         image_size=image_size,
@@ -107,14 +103,7 @@ def finetune(
         flip=flip,
         random_state=seed,
     )
-    try:
+    with recorded("finetune", data, arguments | {"backbone": chosen}, seed, out, overwrite) as run:
         results = finetuning_study(estimator, dataset, data, run.folder, console, strict=strict, seed=seed)
-        results["cost"]["total_seconds"] = round(time.perf_counter() - started, 2)
-        write_json(run.folder / "results.json", results)
-        run.note(data_fingerprint=results["data"]["fingerprint"], seconds=results["cost"]["total_seconds"])
-        build_report(run.folder)
-        run.finish()
-    except BaseException as error:
-        run.fail("stopped with Ctrl-C" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__)
-        raise
+        conclude(run, results, started)
     return Fitted(run.folder, results)

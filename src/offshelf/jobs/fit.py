@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from offshelf.engine.console import Console
-from offshelf.engine.runs import Run, new_run_folder
 from offshelf.jobs.common import Common, CommonOptions, Grid, at_least
+from offshelf.jobs.recording import conclude, recorded
 
 HEADS = ("logistic", "svm-linear", "svm-rbf", "knn")
 REPRODUCTIVE_HEADS = ("slp", "mlp", "svm-rbf")
@@ -154,7 +154,6 @@ def fit(
     # Heavy imports wait until there is work, so that help answers at once.
     from offshelf.data.sources import open_dataset
     from offshelf.evaluate.study import Study
-    from offshelf.report.build import build_report
     from offshelf.transfer.pipelines import check_heads
 
     names = check_heads(heads or (REPRODUCTIVE_HEADS if reproductive else HEADS))
@@ -168,9 +167,7 @@ def fit(
         allow_outside=allow_outside,
     )
     chosen = choose_backbones(backbones, reproductive, console)
-    folder = Path(out) if out else new_run_folder("fit", data)
-    run = Run.create(folder, "fit", plain(arguments | {"backbones": chosen, "heads": names}), seed, overwrite)
-    try:
+    with recorded("fit", data, arguments | {"backbones": chosen, "heads": names}, seed, out, overwrite) as run:
         study = Study(
             dataset,
             source=data,
@@ -190,16 +187,7 @@ def fit(
             seed=seed,
         )
         results = study.run(run.folder)
-        results["cost"]["total_seconds"] = round(time.perf_counter() - started, 2)
-        from offshelf.engine.files import write_json
-
-        write_json(run.folder / "results.json", results)
-        run.note(data_fingerprint=results["data"]["fingerprint"], seconds=results["cost"]["total_seconds"])
-        build_report(run.folder)
-        run.finish(data_fingerprint=results["data"]["fingerprint"])
-    except BaseException as error:
-        run.fail("stopped with Ctrl-C" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__)
-        raise
+        conclude(run, results, started)
     return Fitted(run.folder, results)
 
 
@@ -212,8 +200,3 @@ def choose_backbones(asked: list[str] | None, reproductive: bool, console: Conso
     names, reason = default_backbones(reproductive)
     console.say(f"Backbones: {', '.join(names)}\n  {reason}")
     return names
-
-
-def plain(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments as JSON-able values."""
-    return {key: str(value) if isinstance(value, Path) else value for key, value in arguments.items()}

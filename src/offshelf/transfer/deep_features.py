@@ -19,7 +19,8 @@ from offshelf.backbones.preprocess import Resize
 from offshelf.backbones.readout import Readout
 from offshelf.data.samples import as_samples
 from offshelf.errors import DataError, UsageError
-from offshelf.transfer.extraction import Extraction, Network, View, extract, networks_for
+from offshelf.transfer.extraction import Extraction, extract
+from offshelf.transfer.networks import Network, View, networks_for
 
 READOUTS = ("pooled", "logits")
 COPIES = (1, 2, 16)

@@ -1,0 +1,37 @@
+"""A run while a job fills it: failures are noted in it, and the end writes results, page and seal in that order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from offshelf.engine.files import write_json
+from offshelf.engine.runs import Run, new_run_folder
+
+
+@contextmanager
+def recorded(
+    verb: str, source: str, arguments: dict[str, Any], seed: int, out: Path | None, overwrite: bool
+) -> Iterator[Run]:
+    """Claim a run folder for ``verb`` and note in it why the job stopped, should it stop early."""
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in arguments.items()}
+    run = Run.create(Path(out) if out else new_run_folder(verb, source), verb, plain, seed, overwrite)
+    try:
+        yield run
+    except BaseException as error:
+        run.fail("stopped with Ctrl-C" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__)
+        raise
+
+
+def conclude(run: Run, results: dict[str, Any], started: float) -> None:
+    """Write the results and the page, and seal the run; ``started`` is the clock's reading when the job began."""
+    from offshelf.report.build import build_report
+
+    results["cost"]["total_seconds"] = round(time.perf_counter() - started, 2)
+    write_json(run.folder / "results.json", results)
+    run.note(data_fingerprint=results["data"]["fingerprint"], seconds=results["cost"]["total_seconds"])
+    build_report(run.folder)
+    run.finish()
