@@ -90,7 +90,8 @@ BESIDE = (("copies", "features"), ("power", "copies"), ("features", "random"), (
 class Task:
     """One data set: labels ``(n,)`` as class numbers, groups ``(n,)``, and which rows are of the given splits.
 
-    dropped : class -> training pictures, of the classes left out; straddling : training pictures left out for their group.
+    dropped : class -> training pictures, of the classes left out; straddling : training pictures left out because
+    their group is in the test split.
     """
 
     name: str
@@ -128,7 +129,7 @@ def shots(name: str) -> str:
 
 
 def variant(name: str) -> str:
-    """What ``emoji_u1f469_200d_1f33e.png`` shows, whoever does it: here ``person 1f33e``; ``1f33e`` itself is the plant."""
+    """What ``emoji_u1f469_200d_1f33e.png`` shows, whoever does it: ``person 1f33e``. The plant itself is ``1f33e``."""
     points = Path(name).stem.removeprefix("emoji_u").split("_")
     things = [p for p in points if p not in {*PERSONS, *SIGNS}]
     return " ".join((["person"] if PERSONS & set(points) else []) + things)
@@ -511,6 +512,7 @@ def notes(numbers: dict[str, Any], card: dict[str, Any]) -> list[str]:
     learnt = better(control["low"], control["high"])
     data = numbers["data"]
     dropped = [f"{name} ({n} training pictures)" for d in data.values() for name, n in d["dropped"].items()]
+    straddling = [f"{name} {d['straddling']}" for name, d in data.items()]
     edge = {
         ARMS[arm].split(" ")[0]: sum(cost == COSTS[-1] for d in data.values() for cost in d["C"][arm])
         for arm in ("features", "copies", "power", "hog", "pixels", "random")
@@ -536,8 +538,8 @@ def notes(numbers: dict[str, Any], card: dict[str, Any]) -> list[str]:
         "The COVID-19 pictures of the chest X-rays come from other hospitals than the rest, so part of every number "
         "there is the source and not the disease.",
         f"Left out for fewer than {FEWEST_IN_CLASS} training pictures: {', '.join(dropped) or 'no class'}. Groups are "
-        "patients, blocks of five shots, and variants of one emoji; training pictures left out because their group is in "
-        f"the test split too: {', '.join(f'{name} {d["straddling"]}' for name, d in data.items())}.",
+        "patients, blocks of five shots, and variants of one emoji; training pictures left out because their group is "
+        f"in the test split too: {', '.join(straddling)}.",
         "The largest C offered was chosen in "
         + ", ".join(f"arm {arm}: {n}" for arm, n in edge.items())
         + f" of {len(SEEDS) * len(data)} fits each. Liblinear stopped at its limit of steps "
