@@ -44,14 +44,22 @@ def features(
 
     Parameters
     ----------
-    backbones : names as load_backbone takes them; three of middling size by default.
-    tiny : timm's eight test networks.
-    full : the eight of the founding paper.
-    data : a folder of pictures, or a data set by name.
-    images : how many of its pictures, evenly spread.
-    rounds : how often all contestants run, in turn.
-    threads : threads a process.
-    json : keep the result in this file.
+    backbones
+        names as load_backbone takes them; three of middling size by default.
+    tiny
+        timm's eight test networks.
+    full
+        the eight of the founding paper.
+    data
+        a folder of pictures, or a data set by name.
+    images
+        how many of its pictures, evenly spread.
+    rounds
+        how often all contestants run, in turn.
+    threads
+        threads a process.
+    json
+        keep the result in this file.
     """
     chosen = backbones or (features_side.PAPER if full else features_side.TINY if tiny else features_side.QUICK)
     _finish(features_side.measure(chosen, data, images, rounds, threads, _command(), _say), json)
@@ -70,11 +78,16 @@ def memory(
 
     Parameters
     ----------
-    backbones : names as load_backbone takes them; two small ones by default.
-    data : a folder of pictures, or a data set by name.
-    counts : numbers of pictures; 100, 200, 400 and 800 by default.
-    threads : threads a process.
-    json : keep the result in this file.
+    backbones
+        names as load_backbone takes them; two small ones by default.
+    data
+        a folder of pictures, or a data set by name.
+    counts
+        numbers of pictures; 100, 200, 400 and 800 by default.
+    threads
+        threads a process.
+    json
+        keep the result in this file.
     """
     chosen = backbones or memory_side.BACKBONES
     _finish(memory_side.measure(chosen, data, counts or [100, 200, 400, 800], threads, _command(), _say), json)
@@ -86,10 +99,14 @@ def probes(*, size: str = "small", heads: list[str] | None = None, rounds: int =
 
     Parameters
     ----------
-    size : toy, small or paper.
-    heads : some of logistic, svm, knn, knn_choice; all by default.
-    rounds : how often all contestants run, in turn.
-    json : keep the result in this file.
+    size
+        toy, small or paper.
+    heads
+        some of logistic, svm, knn, knn_choice; all by default.
+    rounds
+        how often all contestants run, in turn.
+    json
+        keep the result in this file.
     """
     _finish(probes_side.measure(size, heads or probes_side.HEADS, rounds, _command(), _say), json)
 
@@ -114,10 +131,10 @@ def _command() -> str:
     return shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run one command; what a user can mend is one sentence."""
     try:
-        app()
+        app(arguments)
     except OffshelfError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return error.exit_code

@@ -1,12 +1,11 @@
-"""Who computes the features: the loop a user writes with timm, and offshelf. Each runs in a process of its own.
+"""offshelf's side of the features, and the weights for both sides; the other side is `benchmarks.timm_loop`.
 
-All of them load the same weights from the same folders in timm's format, squash each tile of each picture to the
+All contestants load the same weights from the same folders in timm's format, squash each tile of each picture to the
 input's size, and hand back one table ``(n, tiles * width)`` a backbone, in the same order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,60 +55,6 @@ def _settle_batch_norms(model: Any, batch: Any) -> None:
     with torch.no_grad():
         model(batch)
     model.eval()
-
-
-def timm_loop(
-    watch: Watch, folders: list[str], paths: list[str], grid: list[int], batch_size: int = 16, workers: int = 0
-) -> Handed:
-    """The script most people write: Pillow, timm's transform, one pass over the pictures for each backbone, fp32."""
-    import timm
-    import torch
-    from PIL import Image
-    from timm.data import create_transform, resolve_model_data_config
-    from torch.utils.data import DataLoader, Dataset
-
-    rows, columns = grid
-
-    class Tiles(Dataset):
-        def __init__(self, transform: Any) -> None:
-            self.transform = transform
-
-        def __len__(self) -> int:
-            return len(paths)
-
-        def __getitem__(self, index: int) -> Any:
-            picture = Image.open(paths[index]).convert("RGB")
-            width, height = picture.size
-            tiles = []
-            for row in range(rows):
-                for column in range(columns):
-                    left, right = column * width // columns, (column + 1) * width // columns
-                    top, bottom = row * height // rows, (row + 1) * height // rows
-                    tiles.append(self.transform(picture.crop((left, top, right, bottom))))
-            return torch.stack(tiles)
-
-    def batches(transform: Any) -> Iterable[Any]:
-        tiles, size = Tiles(transform), max(1, batch_size // (rows * columns))
-        if workers:
-            return DataLoader(tiles, batch_size=size, num_workers=workers)
-        return (
-            torch.stack([tiles[i] for i in range(first, min(first + size, len(tiles)))])
-            for first in range(0, len(tiles), size)
-        )
-
-    watch.start()
-    models = [timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval() for folder in folders]
-    watch.lap("prepared")
-    found = {}
-    with torch.inference_mode():
-        for number, model in enumerate(models):
-            config = resolve_model_data_config(model)
-            transform = create_transform(**{**config, "crop_mode": "squash", "crop_pct": 1.0}, is_training=False)
-            parts = [model(batch.flatten(0, 1)) for batch in batches(transform)]
-            features = torch.cat(parts)
-            found[str(number)] = features.reshape(len(paths), -1).numpy()
-    watch.stop()
-    return {}, found
 
 
 def offshelf_features(

@@ -62,7 +62,7 @@ def measure(
 
         def loop(workers: int) -> Callable[[int], Measured]:
             arguments = {**job, "workers": workers}
-            return lambda _: in_child("benchmarks.feature_contestants:timm_loop", arguments, threads)
+            return lambda _: in_child("benchmarks.timm_loop:run", arguments, threads)
 
         def ours(cache: str, **settings: Any) -> Callable[[int], Measured]:
             def run(number: int) -> Measured:

@@ -39,7 +39,7 @@ def measure(
             }
             cache = str(Path(scratch) / f"cache-{count}")
             runs = {
-                "timm loop": in_child("benchmarks.feature_contestants:timm_loop", job, threads),
+                "timm loop": in_child("benchmarks.timm_loop:run", job, threads),
                 "offshelf": in_child(
                     "benchmarks.feature_contestants:offshelf_features", {**job, "cache": cache}, threads
                 ),

@@ -151,8 +151,7 @@ def gradient_picture(horizontal: bool) -> np.ndarray:
 
 def test_hog_of_ramps() -> None:
     across = claim.hog(gradient_picture(True)).reshape(4, 9)
-    # one direction in all four cells: length 1 over four equal numbers, clipped at 0.2 and scaled back to 1/2 each,
-    # but for the outer columns, where the edge halves the step
+    # one direction, as much in each of the four cells: four equal numbers of length 1, clipped at 0.2 and scaled again
     assert across.shape == (4, 9)
     np.testing.assert_allclose(across[:, 0], 0.5, atol=1e-3)
     assert np.abs(across[:, 1:]).max() == 0

@@ -73,7 +73,7 @@ class Fitted:
 
 
 def fit(
-    data: str,
+    data: Any,
     /,
     *,
     backbones: list[str] | None = None,
@@ -95,6 +95,7 @@ def fit(
     seed: int = 0,
     out: Path | None = None,
     overwrite: bool = False,
+    name: str | None = None,
     common: CommonOptions = Common(),  # noqa: B008
 ) -> Fitted:
     """Train honest classifiers on frozen features of a folder of pictures, and report on them.
@@ -143,9 +144,12 @@ def fit(
         Folder of the run; runs/fit-NAME by default.
     overwrite
         Replace a complete run in that folder.
+    name
+        What to call the data in the report; its path by default.
     """
     console = common.console()
-    arguments = {key: value for key, value in locals().items() if key not in ("common", "console")}
+    source = name or str(data if isinstance(data, (str, Path)) else "dataset")  # from Python, a Dataset will do
+    arguments = {key: value for key, value in locals().items() if key not in ("common", "console", "data")}
     at_least("code-dim", code_dim, 1)
     if folds is not None:
         at_least("folds", folds, 2)
@@ -158,7 +162,7 @@ def fit(
 
     names = check_heads(heads or (REPRODUCTIVE_HEADS if reproductive else HEADS))
     started = time.perf_counter()
-    console.say(f"Reading {data}")
+    console.say(f"Reading {source}")
     dataset = open_dataset(
         data,
         path_column=path_column,
@@ -167,10 +171,10 @@ def fit(
         allow_outside=allow_outside,
     )
     chosen = choose_backbones(backbones, reproductive, console)
-    with recorded("fit", data, arguments | {"backbones": chosen, "heads": names}, seed, out, overwrite) as run:
+    with recorded("fit", source, arguments | {"backbones": chosen, "heads": names}, seed, out, overwrite) as run:
         study = Study(
             dataset,
-            source=data,
+            source=source,
             console=console,
             grid=grid,
             readout=readout,
