@@ -487,6 +487,8 @@ def record(numbers: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
 def shown(cell: dict[str, Any], sign: bool = False) -> str:
     """``0.812 [0.790, 0.834]``; differences with their sign."""
     form = "{:+.3f}" if sign else "{:.3f}"
+    if cell["low"] is None:  # every resample gave the same
+        return f"{form.format(cell['value'])} (no interval)"
     return f"{form.format(cell['value'])} [{form.format(cell['low'])}, {form.format(cell['high'])}]"
 
 

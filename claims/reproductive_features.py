@@ -411,8 +411,8 @@ def notes(
         f"classes and re-used for three: {shown(differences['three|M - B re-used'])} in macro-F1 (outside the rule).",
         "**Nesting.** With r the code and d the supervised vector of three classes, linear prediction of unseen "
         f"pictures: R2(d given r) {span(nested[:, 0])}, R2(r given d) {span(nested[:, 1])} (mean, and lowest to "
-        f"highest of {len(nested)} fits). A gap in favour of the first is nearly built in: a vector supervised by "
-        "three classes tends towards two directions, too few to predict a code of many.",
+        f"highest of {len(nested)} fits). A gap in favour of the first is nearly built in, since a vector supervised "
+        "by three classes tends towards two directions, which a code of many holds more easily than they hold it.",
         "**The single network of A** is chosen anew in each fold on inner folds of the training rows; with the "
         f"Gaussian machine and three classes: {taken}.",
         "**Limits.** The intervals hold other patients and other seeds of the same kind, not training on other rows. A "

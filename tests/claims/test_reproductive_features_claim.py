@@ -303,8 +303,12 @@ def test_load_reads_the_manifest_and_cuts_the_networks_apart(
 
 
 def agrees_with_itself(record: dict[str, Any]) -> None:
-    """Verdict, sentence and table follow from the record's own numbers."""
-    scores, differences = record["numbers"]["scores"], record["numbers"]["differences"]
+    """Verdict, sentence, table and notes follow from the record's own numbers."""
+    numbers = record["numbers"]
+    scores, differences = numbers["scores"], numbers["differences"]
+    nested = np.array([numbers["nesting"]["d_from_r"], numbers["nesting"]["r_from_d"]]).T
+    told = claim.notes(scores, differences, nested, numbers["single_network_chosen"], numbers["blank_centre"])
+    assert record["notes"] == told
     assert record["verdict"] == judge(differences)
     assert record["sentence"] == sentence(differences)
     assert record["table"] == table(scores, differences)

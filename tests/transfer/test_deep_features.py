@@ -145,6 +145,27 @@ def test_unreadable_pictures_are_reported_row_by_row(folder: Path) -> None:
         DeepFeatures(RESNET, input_size=32).transform(open_dataset(folder))
 
 
+def test_a_file_that_changes_under_the_reader_is_reported_not_cached(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import offshelf.transfer.extraction as extraction
+
+    seen: dict[str, int] = {}
+
+    def read(image: dict[str, object]) -> bytes:
+        name = str(image["path"])
+        seen[name] = seen.get(name, 0) + 1
+        data = Path(name).read_bytes()
+        return data + b"\0" if name.endswith("disc/000.jpg") and seen[name] == 2 else data
+
+    monkeypatch.setattr(extraction, "read_bytes", read)
+    found = DeepFeatures(RESNET, input_size=32).extract(open_dataset(folder))
+    assert [error.reason for error in found.errors.values()] == [
+        "the file changed while it was being read; run again when nothing writes to it"
+    ]
+    assert found.computed == 35
+
+
 def test_results_larger_than_memory_are_mapped_and_leave_no_file(folder: Path) -> None:
     data = open_dataset(folder)
     in_memory = DeepFeatures(RESNET, input_size=32).extract(data).features

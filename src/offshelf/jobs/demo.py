@@ -13,8 +13,8 @@ PICTURES = 600  # of 1,797; enough for clear intervals in about two minutes
 def demo(*, out: Path | None = None, common: CommonOptions = Common()) -> Fitted:  # noqa: B008
     """Run the main job end to end on built-in data, offline, in about two minutes.
 
-    Six hundred handwritten digits from scikit-learn, eight tiny networks over four sections of each picture, the autoencoder of
-    the founding paper, three heads, controls and a report.
+    Six hundred handwritten digits from scikit-learn, eight tiny networks over four sections of each picture, the
+    autoencoder of the founding paper, three heads, controls and a report.
 
     Parameters
     ----------

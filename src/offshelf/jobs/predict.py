@@ -79,6 +79,8 @@ def predict(
 
     console = common.console()
     classifier = load_classifier(record.folder / "model")
+    for note in classifier.notes():
+        console.say(note)
     names: list[str] = []
     labels: list[str | None] = []
     probabilities, errors = [], []

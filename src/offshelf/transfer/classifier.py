@@ -41,11 +41,18 @@ SETTINGS = ("grid", "readout", "copies", "copy_pooling", "resize", "input_size",
 class FeatureClassifier:
     """Frozen features and a fitted pipeline: pictures in, class probabilities out."""
 
-    def __init__(self, features: DeepFeatures, pipeline: Pipeline, classes: list[str], arm: str) -> None:
+    def __init__(
+        self, features: DeepFeatures, pipeline: Pipeline, classes: list[str], arm: str, random: list[str] | None = None
+    ) -> None:
         self.features = features
         self.pipeline = pipeline
         self.classes = classes
         self.arm = arm
+        self.random = random or []  # names of the backbones whose weights were random when it was fitted
+
+    def notes(self) -> list[str]:
+        """What whoever reads its answers should know."""
+        return [f"These answers rest in part on random weights: {', '.join(self.random)}."] if self.random else []
 
     def predict(self, samples: Samples, advance: Callable[[int], None] = lambda n: None) -> Answers:
         """What the classifier says of every picture, in the order of ``samples``."""
@@ -98,7 +105,8 @@ class FeatureClassifier:
                     f"{then['name']}: these weights are not the ones the run was fitted on (their hash differs), "
                     "so its numbers would not hold. Fit again, or restore the weights."
                 )
-        return cls(features, load_head(folder / "head.skops"), record["classes"], record["arm"])
+        random = [card["name"] for card in record["backbones"] if card["weights"] == "random"]
+        return cls(features, load_head(folder / "head.skops"), record["classes"], record["arm"], random)
 
 
 class FinetunedClassifier:
@@ -108,6 +116,10 @@ class FinetunedClassifier:
         self.estimator = estimator
         self.classes = classes
         self.arm = "finetuned"
+
+    def notes(self) -> list[str]:
+        """What whoever reads its answers should know: nothing beyond the run's report."""
+        return []
 
     def predict(self, samples: Samples, advance: Callable[[int], None] = lambda n: None) -> Answers:
         """What the network says of every picture, in the order of ``samples``."""

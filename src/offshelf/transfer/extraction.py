@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,51 +114,59 @@ def _one_window(
     result: Extraction,
     advance: Callable[[int], None],
 ) -> None:
-    images = [samples.image(row) for row in rows]
-    contents: dict[bytes, int] = {}  # one row for each distinct content
-    for row, read in zip(rows, pool.map(_read_and_hash, images)):
+    """Read and hash the window, compute what the cache lacks, store it, and read all of it back into the result."""
+    images = {row: samples.image(row) for row in rows}
+    contents: dict[bytes, dict[str, Any]] = {}  # each distinct picture once
+    for row, read in zip(rows, pool.map(_read_and_hash, images.values())):
         if isinstance(read, ImageError):
             result.errors[row] = read
         else:
             result.keys[row] = read
-            contents.setdefault(read, row)
-    missing = {id(net): {k for k in contents if net.cache is None or k not in net.cache} for net in networks}
-    wanted = [key for key in contents if any(key in missing[id(net)] for net in networks)]
-    computed: dict[int, tuple[list[bytes], list[np.ndarray]]] = {id(net): ([], []) for net in networks}
-    per_batch = max(1, batch_size // view.pieces)
+            contents.setdefault(read, images[row])
+    missing = [{key for key in contents if net.cache is None or key not in net.cache} for net in networks]
+    jobs = [(key, image) for key, image in contents.items() if any(key in lacks for lacks in missing)]
     refused: dict[bytes, ImageError] = {}
-    jobs = [(key, images[contents[key] - rows.start]) for key in wanted]
-    for batch in _decoded_batches(jobs, per_batch, view, pool):
-        good = [(key, pieces) for key, pieces in batch if not isinstance(pieces, ImageError)]
+    computed: list[dict[bytes, np.ndarray]] = [{} for _ in networks]
+    for batch in _decoded_batches(jobs, max(1, batch_size // view.pieces), view, pool):
         refused |= {key: pieces for key, pieces in batch if isinstance(pieces, ImageError)}
-        inputs: dict[tuple[Any, ...], torch.Tensor] = {}
-        for net in networks:
-            todo = [pieces for key, pieces in good if key in missing[id(net)]]
-            if not todo:
-                continue
-            keys = [key for key, _ in good if key in missing[id(net)]]
-            # Equal preprocessing and an equal list of pictures: the tensor made for the last backbone serves again.
-            signature = (*net.input_key, tuple(keys))
-            if signature not in inputs:
-                flat = [piece for pieces in todo for piece in pieces]
-                inputs[signature] = torch.stack(list(pool.map(lambda p: to_input(p, net.card, view.resize), flat)))  # noqa: B023
-            result.computed += len(keys)
-            values = net.features(inputs[signature]).reshape(len(keys), net.row_width)
-            computed[id(net)][0].extend(keys)
-            computed[id(net)][1].append(values)
+        pieces_of = {key: pieces for key, pieces in batch if not isinstance(pieces, ImageError)}
+        _compute_batch(pieces_of, networks, missing, view, pool, computed)
         advance(len(batch))
-    for net in networks:
-        keys, parts = computed[id(net)]
-        if keys and net.cache is not None:
-            net.cache.refresh()  # another process may have finished the same pictures meanwhile
-            net.cache.put(keys, np.concatenate(parts))
+    for net, rows_of in zip(networks, computed):
+        result.computed += len(rows_of)
+        if rows_of and net.cache is not None:
+            net.cache.put(list(rows_of), np.stack(list(rows_of.values())))
     for row in rows:
         key = result.keys[row]
         if key in refused:
-            result.errors[row] = ImageError(str(samples.name(row)), refused[key].reason)
+            result.errors[row] = ImageError(samples.name(row), refused[key].reason)
             result.keys[row] = None
     _assemble(rows, networks, view, result)
-    advance(len(rows) - len(wanted))
+    advance(len(rows) - len(jobs))
+
+
+def _compute_batch(
+    pieces_of: dict[bytes, list[torch.Tensor]],
+    networks: Sequence[Network],
+    missing: list[set[bytes]],
+    view: View,
+    pool: ThreadPoolExecutor,
+    computed: list[dict[bytes, np.ndarray]],
+) -> None:
+    """Pass one batch of decoded pictures through every network that lacks them."""
+    inputs: dict[tuple[Any, ...], torch.Tensor] = {}
+    for net, lacks, rows_of in zip(networks, missing, computed):
+        keys = [key for key in pieces_of if key in lacks]
+        if not keys:
+            continue
+        # Equal preprocessing and an equal list of pictures: the tensor made for the last network serves again.
+        signature = (*net.input_key, *keys)
+        if signature not in inputs:
+            prepare = partial(to_input, card=net.card, resize=view.resize)
+            inputs[signature] = torch.stack(
+                list(pool.map(prepare, (piece for key in keys for piece in pieces_of[key])))
+            )
+        rows_of.update(zip(keys, net.features(inputs[signature]).reshape(len(keys), net.row_width)))
 
 
 def _read_and_hash(image: dict[str, Any]) -> bytes | ImageError:
@@ -174,17 +183,21 @@ def _decoded_batches(
     batches = [jobs[i : i + size] for i in range(0, len(jobs), size)]
     ahead = None
     for number in range(len(batches) + 1):
-        coming = [pool.submit(_pieces, image, view) for _, image in batches[number]] if number < len(batches) else []
+        coming = (
+            [pool.submit(_pieces, key, image, view) for key, image in batches[number]] if number < len(batches) else []
+        )
         if ahead is not None:
             yield [(key, future.result()) for (key, _), future in zip(batches[number - 1], ahead)]
         ahead = coming
 
 
-def _pieces(image: dict[str, Any], view: View) -> list[torch.Tensor] | ImageError:
+def _pieces(key: bytes, image: dict[str, Any], view: View) -> list[torch.Tensor] | ImageError:
     """Decode one picture and cut it: copies outermost, then tiles row by row; each ``(C, h, w)`` uint8."""
     try:
-        data = read_bytes(image)
-        picture = decode_image(data, name=str(image.get("path") or "image"), at_least=view.decode_at_least)
+        data, name = read_bytes(image), str(image.get("path") or "image")
+        if hashlib.sha256(data).digest() != key:  # features under another picture's key would never be found out
+            return ImageError(name, "the file changed while it was being read; run again when nothing writes to it")
+        picture = decode_image(data, name=name, at_least=view.decode_at_least)
         if view.blank_area is not None:
             picture = blank_centre(picture, area=view.blank_area)
         return [tile for copy in copies(picture, view.copies) for tile in split_tiles(copy, view.grid)]
