@@ -233,7 +233,7 @@ def _neighbours(
     level = "fine"
     if above or score["low"] is None:
         level = "alarm" if above and strong and column != "group" else "warning"
-    numbers = f"{score['value']:.0%}{_bounds(score)} of {len(queries)} pictures, {chance:.0%} expected by chance"
+    numbers = f"{score['value']:.0%}{_bounds(score, PERCENT)} of {len(queries)} pictures, {chance:.0%} expected by chance"
     if above:
         sentence = f"Inside a class the nearest picture is of the same {column} too often ({numbers}). " + (
             "Groups must stay whole in every split, as they do here."
@@ -270,8 +270,8 @@ def _dependent(table: np.ndarray) -> bool:
     return table.shape[1] > 1 and bool(chi2_contingency(table).pvalue < 0.01)
 
 
-def _bounds(cell: dict[str, Any]) -> str:
-    return "" if cell["low"] is None else f" [{cell['low']:.2f}, {cell['high']:.2f}]"
+def _bounds(cell: dict[str, Any], form: str = ".2f") -> str:
+    return "" if cell["low"] is None else f" [{cell['low']:{form}}, {cell['high']:{form}}]"
 
 
 def _control(column: str, kind: str, score: dict[str, Any], chance: float, level: str, sentence: str) -> dict[str, Any]:
