@@ -233,7 +233,8 @@ def _neighbours(
     level = "fine"
     if above or score["low"] is None:
         level = "alarm" if above and strong and column != "group" else "warning"
-    numbers = f"{score['value']:.0%}{_bounds(score, PERCENT)} of {len(queries)} pictures, {chance:.0%} expected by chance"
+    share = f"{score['value']:.0%}{_bounds(score, '.0%')} of {len(queries)} pictures"
+    numbers = f"{share}, {chance:.0%} expected by chance"
     if above:
         sentence = f"Inside a class the nearest picture is of the same {column} too often ({numbers}). " + (
             "Groups must stay whole in every split, as they do here."
