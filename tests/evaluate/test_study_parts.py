@@ -14,9 +14,8 @@ from offshelf.data.samples import as_samples
 from offshelf.data.sources import open_dataset
 from offshelf.evaluate.arms import cross_predict
 from offshelf.evaluate.mistakes import confident_mistakes
-from offshelf.evaluate.rows import joined
+from offshelf.evaluate.rows import Rows, joined
 from offshelf.evaluate.selection import selected_score
-from offshelf.evaluate.splits import outer_folds
 from offshelf.evaluate.verdict import sentences, shown
 from offshelf.transfer.pipelines import Arm
 
@@ -68,15 +67,16 @@ def test_no_fold_learns_from_its_test_rows() -> None:
     random = np.random.default_rng(0)
     labels = np.arange(180) % 3
     features = (random.normal(size=(180, 20)) + 6 * np.eye(20)[labels]).astype(np.float32)
-    folds = outer_folds(labels, n_folds=3, seed=0)
+    rows = Rows(as_samples([]), labels, ["a", "b", "c"], None, None, None, np.arange(180), None)
+    folds = rows.outer_folds(3, seed=0)
     arm = Arm("reproductive", "svm-linear")
     settings = {"code_dim": 8, "hidden_dim": 64}
-    before = cross_predict(arm, features, labels, None, folds, 3, **settings)
+    before = cross_predict(arm, features, rows, folds, **settings)
     assert (before.predicted == labels).mean() > 0.8
     noisy = features.copy()
     test = folds[0].test
     noisy[test[1:]] = 100 * random.normal(size=(len(test) - 1, 20))
-    after = cross_predict(arm, noisy, labels, None, folds[:1], 3, **settings)
+    after = cross_predict(arm, noisy, rows, folds[:1], **settings)
     np.testing.assert_array_equal(after.probabilities[test[0]], before.probabilities[test[0]])
     assert (after.fold >= 0).sum() == len(test)
 

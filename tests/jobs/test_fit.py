@@ -45,7 +45,7 @@ def test_a_folder_gives_a_run_that_holds_together(fitted: Fitted) -> None:
     assert np.array(best["confusion"]).sum() == 36
     assert results["baselines"]["chance"] == pytest.approx(1 / 3)
     assert results["protocol"]["label"] == "heads/v1"
-    assert sum(fold["test"] for fold in results["protocol"]["folds"]) == 36
+    assert sum(fold["n_test"] for fold in results["protocol"]["folds"]) == 36
     assert "random weights" in results["backbones"][0]["label"]
     assert any("random weights" in sentence for sentence in results["verdict"])
     assert results["controls"]["blank_centre"]["blanked"]["n"] == 36
@@ -421,3 +421,33 @@ def test_progress_is_silent_where_nobody_watches(capsys) -> None:  # type: ignor
     with Console().progress("x", 10) as advance:
         advance(5)
     assert capsys.readouterr() == ("", "")
+
+
+def test_similar_pictures_are_named_nearest_first(folder: Path, tmp_path: Path) -> None:
+    run = fit(str(folder), heads=["logistic"], similar=True, out=tmp_path / "run", **FAST)
+    assert run.results["retrieval"]["hit_at_1"]["value"] > 0.8
+    assert run.results["retrieval"]["protocol"] == "retrieval/v1"
+    found = predict(run.folder, [str(folder)], similar=2, common=QUIET).table.to_pylist()
+    for row in found:
+        assert row["path"].endswith(row["similar_1"])  # an indexed picture is its own nearest
+        assert row["distance_1"] == pytest.approx(0, abs=1e-3)
+        assert row["similar_2"] != row["similar_1"]
+        assert row["distance_2"] > 0.01
+    same = [row["similar_2"].split("/")[0] == Path(row["path"]).parent.name for row in found]
+    assert np.mean(same) > 0.75
+    with pytest.raises(DataError, match="--similar 99: the run indexed 36 pictures only"):
+        predict(run.folder, [str(folder)], similar=99, common=QUIET)
+
+
+def test_a_run_without_an_index_says_so(fitted: Fitted, folder: Path) -> None:
+    with pytest.raises(RunError, match="Fit again with --similar"):
+        predict(fitted.folder, [str(folder)], similar=1, common=QUIET)
+
+
+def test_copies_and_the_off_the_shelf_head_travel_into_the_run(folder: Path, tmp_path: Path) -> None:
+    run = fit(str(folder), heads=["off-the-shelf", "logistic"], copies=2, out=tmp_path / "run", **FAST)
+    names = [arm["name"] for arm in run.results["arms"]]
+    assert names == ["deep + off-the-shelf", "deep + logistic"]
+    assert all(arm["metrics"]["accuracy"]["value"] > 0.85 for arm in run.results["arms"])
+    found = predict(run.folder, [str(folder)], common=QUIET).table.to_pylist()
+    assert np.mean([row["label"] == Path(row["path"]).parent.name for row in found]) > 0.95

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from offshelf.evaluate.predictions import Predictions
+from offshelf.evaluate.rows import Rows
 from offshelf.evaluate.splits import Fold, inner_folds
 from offshelf.transfer.heads import chosen
 from offshelf.transfer.pipelines import Arm, fit_pipeline, make_pipeline
@@ -17,10 +18,8 @@ from offshelf.transfer.pipelines import Arm, fit_pipeline, make_pipeline
 def cross_predict(
     arm: Arm,
     features: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray | None,
+    rows: Rows,
     folds: Sequence[Fold],
-    n_classes: int,
     *,
     seed: int = 0,
     after_fold: Callable[[int], None] = lambda n: None,
@@ -30,11 +29,13 @@ def cross_predict(
 
     Parameters
     ----------
-    features : (n, D); labels : (n,) integers below ``n_classes``; groups : (n,) or None.
+    features : (n, D) of the n rows.
+    rows : their labels, and what must stay together.
     folds : outer folds; inner ones for regularisation are drawn inside each training part.
     settings : passed to `make_pipeline` (copies, code_dim, hidden_dim, memory).
     """
     started = time.perf_counter()
+    labels, n_classes = rows.labels, len(rows.classes)
     found = Predictions(
         arm,
         np.full((len(labels), n_classes), np.nan),
@@ -43,7 +44,7 @@ def cross_predict(
     )
     for number, fold in enumerate(folds):
         train, test = np.asarray(fold.train), np.asarray(fold.test)
-        inside = None if groups is None else groups[train]
+        inside = rows.clusters(train)
         pipeline = make_pipeline(arm, inner=inner_folds(labels[train], inside, seed=seed), seed=seed, **settings)
         fit_pipeline(pipeline, features[train], labels[train], inside)
         # A class that is absent from the training part keeps probability 0 rather than shifting its neighbours.

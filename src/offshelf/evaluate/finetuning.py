@@ -17,11 +17,11 @@ from offshelf.data.summary import content_keys
 from offshelf.engine.console import Console
 from offshelf.errors import DataError
 from offshelf.evaluate.baselines import baselines
-from offshelf.evaluate.bootstrap import evaluate
 from offshelf.evaluate.cost import cost
 from offshelf.evaluate.mistakes import confident_mistakes
 from offshelf.evaluate.predictions import Predictions, write_predictions
 from offshelf.evaluate.protocols import FINETUNE_V1
+from offshelf.evaluate.results import arm_result
 from offshelf.evaluate.rows import Rows, usable_rows
 from offshelf.evaluate.verdict import sentences
 from offshelf.transfer.classifier import FinetunedClassifier
@@ -50,8 +50,7 @@ def finetuning_study(
         )
     keys, _ = content_keys(dataset)
     rows = usable_rows(dataset, source, errors, keys, ignore_splits=False)
-    column = dataset["label"][:]
-    pixels = pixels[[i for i, label in enumerate(column) if label is not None and i not in errors]]
+    pixels = pixels[rows.positions]
     fold = rows.outer_folds(5, seed)[0]
     train, test = np.asarray(fold.train), np.asarray(fold.test)
     console.say(f"{len(train)} pictures to train on, {len(test)} held out ({fold.name})")
@@ -97,8 +96,7 @@ def _results(
     )
     item.probabilities[test], item.predicted[test], item.fold[test] = spread, spread.argmax(axis=1), 0
     write_predictions(folder / "predictions.parquet", {arm.name: item}, rows)
-    groups = None if rows.together is None else rows.together[test]
-    measured = evaluate(rows.labels[test], spread, rows.classes, groups=groups, seed=seed)
+    item.seconds = trained
     settings = {key: value for key, value in estimator.get_params().items() if key != "backbone"}
     results = {
         "title": f"{Path(rows.data['source']).name}: {arm.name}",
@@ -110,13 +108,9 @@ def _results(
             estimator.card_.to_dict()
             | {"label": estimator.card_.label, "route": "trained", "cosine_median": None, "cosine_min": None}
         ],
-        "protocol": replace(FINETUNE_V1, seed=seed).to_dict()
-        | {"folds": [{"name": fold.name, "train": len(fold.train), "test": len(test)}], "settings": settings},
+        "protocol": replace(FINETUNE_V1, seed=seed).with_folds([fold]).to_dict() | {"settings": settings},
         "baselines": baselines(rows.labels, [fold], rows.classes),
-        "arms": [
-            {"name": arm.name, "features": arm.features, "head": arm.head, "chosen": {}, "seconds": round(trained, 2)}
-            | measured
-        ],
+        "arms": [arm_result(item, rows, seed)],
         "best": arm.name,
         "comparisons": [],
         "tie_groups": [[arm.name]],

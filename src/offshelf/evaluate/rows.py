@@ -26,9 +26,13 @@ class Rows:
     groups: np.ndarray | None
     splits: np.ndarray | None
     sources: np.ndarray | None
-    keys: list[bytes]
+    positions: np.ndarray  # where in the source each row stands
     together: np.ndarray | None  # groups, joined where two rows are the same picture
     data: dict[str, Any] = field(default_factory=dict)
+
+    def clusters(self, chosen: np.ndarray) -> np.ndarray | None:
+        """What must stay together among the ``chosen`` rows; None when every row stands alone."""
+        return None if self.together is None else self.together[chosen]
 
     def outer_folds(self, n_folds: int, seed: int) -> list[Fold]:
         """Folds to measure on. Equal pictures stay together, but given splits are kept as given, and reported."""
@@ -83,7 +87,7 @@ def usable_rows(
         groups,
         splits,
         text_column(kept, "source"),
-        found_keys,
+        good,
         joined(groups, found_keys),
         data,
     )

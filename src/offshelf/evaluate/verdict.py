@@ -7,11 +7,18 @@ from typing import Any
 
 def sentences(results: dict[str, Any]) -> list[str]:
     """The verdict at the top of a report, most important first."""
-    found = [_best(results), *_ties(results), *_controls(results), *_data(results), *_backbones(results)]
+    found = [
+        _best(results),
+        *_ties(results),
+        *_controls(results),
+        *_retrieval(results),
+        *_data(results),
+        *_backbones(results),
+    ]
     return [sentence for sentence in found if sentence]
 
 
-def _best(results: dict[str, Any]) -> str:
+def _best(results: dict[str, Any]) -> list[str]:
     arm = next(arm for arm in results["arms"] if arm["name"] == results["best"])
     score, chance = arm["metrics"]["balanced_accuracy"], results["baselines"]["chance"]
     text = f"Best: {results['best']}, balanced accuracy {shown(score)} on {score['n']} pictures (chance {chance:.3f})."
@@ -22,7 +29,7 @@ def _best(results: dict[str, Any]) -> str:
     selected = results.get("selected")
     if selected and selected["arms"] > 1 and defined(selected["value"]):
         text += f" Corrected for choosing among {selected['arms']} on the same pictures: {shown(selected)}."
-    return text
+    return [text]
 
 
 def shown(cell: dict[str, Any]) -> str:
@@ -49,6 +56,16 @@ def _ties(results: dict[str, Any]) -> list[str]:
 
 def _controls(results: dict[str, Any]) -> list[str]:
     return [control["sentence"] for control in results["controls"].values() if control and control["level"] != "fine"]
+
+
+def _retrieval(results: dict[str, Any]) -> list[str]:
+    found = results.get("retrieval")
+    if not found:
+        return []
+    hit = found["hit_at_1"]
+    return [
+        f"The most similar other picture is of the same class at a rate of {shown(hit)} (chance {found['chance']:.3f})."
+    ]
 
 
 def _data(results: dict[str, Any]) -> list[str]:

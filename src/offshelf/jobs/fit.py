@@ -86,6 +86,7 @@ def fit(
     code_dim: int = 128,
     folds: int | None = None,
     control: Literal["blank-centre", "none"] = "blank-centre",
+    similar: bool = False,
     path_column: str | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
@@ -126,6 +127,8 @@ def fit(
         Cross-validate in so many folds, also when the data brings its own splits.
     control
         Repeat the best arm with the centre of every picture blanked; a high score then shouts.
+    similar
+        Keep an index of the pictures, so that predict --similar can name the nearest ones.
     path_column
         Column of a manifest that names the files.
     label_column
@@ -157,6 +160,7 @@ def fit(
         at_least("input-size", input_size, 32)
     # Heavy imports wait until there is work, so that help answers at once.
     from offshelf.data.sources import open_dataset
+    from offshelf.evaluate.results import study_results
     from offshelf.evaluate.study import Study
     from offshelf.transfer.pipelines import check_heads
 
@@ -186,11 +190,13 @@ def fit(
             code_dim=code_dim,
             folds=folds,
             control=control == "blank-centre",
+            similar=similar,
             exact=exact,
             strict=strict,
             seed=seed,
         )
-        results = study.run(run.folder)
+        material, findings = study.run(run.folder)
+        results = study_results(study, material, findings)
         conclude(run, results, started)
     return Fitted(run.folder, results)
 

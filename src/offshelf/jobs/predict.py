@@ -13,10 +13,13 @@ from offshelf.engine.console import Console
 from offshelf.engine.files import write_atomic
 from offshelf.engine.runs import Run
 from offshelf.errors import UsageError
-from offshelf.jobs.common import Common, CommonOptions
+from offshelf.jobs.common import Common, CommonOptions, at_least
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from offshelf.transfer.classifier import Answers
+    from offshelf.transfer.similar import SimilarPictures
 
 Format = Literal["csv", "json", "parquet"]
 
@@ -49,6 +52,7 @@ def predict(
     *,
     format: Format | None = None,
     out: Path | None = None,
+    similar: int = 0,
     strict: bool = False,
     common: CommonOptions = Common(),  # noqa: B008
 ) -> Predicted:
@@ -64,10 +68,13 @@ def predict(
         csv, json or parquet; taken from the ending of --out, else csv.
     out
         File to write; standard output when none is named.
+    similar
+        Name so many of the most similar pictures of the run, where it was fitted with --similar.
     strict
         Stop when any picture cannot be read.
     """
     chosen = _format(format, out)
+    at_least("similar", similar, 0)
     record = Run.open(run)
     import numpy as np
     import pyarrow as pa
@@ -76,9 +83,12 @@ def predict(
     from offshelf.data.sources import open_dataset
     from offshelf.errors import DataError
     from offshelf.transfer.classifier import load_classifier
+    from offshelf.transfer.similar import SimilarPictures
 
     console = common.console()
     classifier = load_classifier(record.folder / "model")
+    index = SimilarPictures.load(record.folder / "model") if similar else None
+    neighbours: list[dict[str, Any]] = []
     for note in classifier.notes():
         console.say(note)
     names: list[str] = []
@@ -93,6 +103,8 @@ def predict(
             raise DataError(
                 f"{len(refused)} pictures cannot be read, and --strict was asked for: {next(iter(refused.values()))}."
             )
+        if index is not None:
+            neighbours += nearest(index, answers, similar)
         names += [samples.path(row) for row in range(len(samples))]
         probabilities.append(answers.probabilities)
         labels += [classifier.classes[k] if k >= 0 else None for k in answers.predicted]
@@ -101,6 +113,9 @@ def predict(
     columns: dict[str, Any] = {"path": names, "label": pa.array(labels, pa.string())}
     for number, name in enumerate(classifier.classes):
         columns[f"p_{name}"] = pa.array(joined[:, number], pa.float64(), mask=np.isnan(joined[:, number]))
+    for number in range(similar):
+        columns[f"similar_{number + 1}"] = pa.array([row.get(f"name_{number}") for row in neighbours], pa.string())
+        columns[f"distance_{number + 1}"] = pa.array([row.get(f"far_{number}") for row in neighbours], pa.float64())
     columns["error"] = pa.array(errors, pa.string())
     result = Predicted(pa.table(columns), chosen, Path(out) if out else None, exit_code=3 if any(errors) else 0)
     for name, error in [(name, error) for name, error in zip(names, errors) if error][:5]:
@@ -108,6 +123,20 @@ def predict(
     if result.out:
         write_atomic(result.out, encode(result.table, chosen))
     return result
+
+
+def nearest(index: SimilarPictures, answers: Answers, k: int) -> list[dict[str, Any]]:
+    """Of each picture its ``k`` nearest indexed ones as ``name_0, far_0, ...``; nothing where it could not be read."""
+    if answers.features is None:
+        raise UsageError("--similar: a fine-tuned run has no index of pictures. Fit one with `offshelf fit --similar`.")
+    good = [row for row in range(len(answers.predicted)) if row not in answers.errors]
+    found: list[dict[str, Any]] = [{} for _ in answers.predicted]
+    if good:
+        names, distances = index.nearest(answers.features[good], k)
+        for row, near, far in zip(good, names, distances):
+            found[row] = {f"name_{i}": name for i, name in enumerate(near)}
+            found[row] |= {f"far_{i}": float(distance) for i, distance in enumerate(far)}
+    return found
 
 
 def encode(table: pa.Table, format: str) -> bytes:

@@ -33,6 +33,7 @@ class Answers:
     probabilities: np.ndarray
     predicted: np.ndarray
     errors: dict[int, ImageError]
+    features: np.ndarray | None = None  # (n, D), mean over copies, where the classifier rests on frozen features
 
 
 SETTINGS = ("grid", "readout", "copies", "copy_pooling", "resize", "input_size", "blank_area", "exact", "batch_size")
@@ -66,7 +67,7 @@ class FeatureClassifier:
             spread[:, self.pipeline.classes_] = self.pipeline.predict_proba(rows)
             table[good] = spread
             predicted[good] = self.pipeline.predict(rows)
-        return Answers(table, predicted, found.errors)
+        return Answers(table, predicted, found.errors, found.features.mean(axis=1))
 
     def save(self, folder: Path) -> None:
         """Write ``classifier.json`` and ``head.skops``; weights that cannot be fetched again are kept beside them."""
