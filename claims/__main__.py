@@ -15,7 +15,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__, f"\nMethods: {', '.join(METHODS)}")
         return 0 if arguments else 2
     try:
-        slugs = list(METHODS) if arguments == ["--all"] else [] if arguments == ["--tables"] else [get(a).slug for a in arguments]
+        named = [] if arguments[0] in ("--all", "--tables") else [get(argument).slug for argument in arguments]
+        slugs = list(METHODS) if arguments == ["--all"] else named
         for slug in slugs:
             path = import_module(f"claims.{slug.replace('-', '_')}").measure()
             print(f"{slug}: {path}")

@@ -74,12 +74,17 @@ class Clock:
 
 def commit() -> str:
     """The commit that is checked out, with ``+`` when files differ from it."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=PROJECT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
     try:
-        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain", "src", "claims/*.py"], cwd=PROJECT, capture_output=True, text=True, check=True)
+        head, changed = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", "src", "claims/*.py")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    return head + ("+" if changed else "")
 
 
 def keep(slug: str, version: int, result: dict[str, Any], clock: Clock) -> Path:

@@ -64,7 +64,7 @@ METHODS: dict[str, Method] = {
             paper="arXiv 1403.6382",
             purpose="Use the features of a pre-trained network unchanged, with a linear support vector machine for "
             "classification or a distance for finding the same object again; the baseline to beat with few labels.",
-            parts=("DeepFeatures", "OffTheShelf", "RetrievalWhitening", "SimilarPictures", "signed_power", "sub_patches"),
+            parts=("DeepFeatures", "OffTheShelf", "RetrievalWhitening", "SimilarPictures", "spatial_search"),
             command="offshelf fit DATA --heads off-the-shelf --copies 16",
             claim="Frozen, length-normalised features of a network trained for another task, with a linear SVM, beat "
             "classical features and a network trained from scratch on the same few labels; jittered copies and a "
