@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks._process import Measured, in_child, in_turn, ratios
 from benchmarks.agreement import agreement
-from benchmarks.keeping import load, pictures, record
+from benchmarks.keeping import Quiet, pictures, record
 from benchmarks.tables import Table, number, spread
 
 QUICK = ("resnet50.random", "mobilenetv2_100.random", "densenet121.random")
@@ -49,7 +49,7 @@ def measure(
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Run all contestants in turn over the same pictures and weights; see the README for what is kept."""
-    load_before = load()
+    quiet = Quiet()
     paths = pictures(source, images)
     with tempfile.TemporaryDirectory(prefix="offshelf-benchmark-") as scratch:
         folders = [str(Path(scratch) / "backbones" / str(i)) for i in range(len(backbones))]
@@ -87,7 +87,7 @@ def measure(
         "features",
         command,
         settings,
-        load_before,
+        quiet,
         contestants=[_contestant(name, runs, found[BASELINE], len(paths)) for name, runs in found.items()],
         backbones=[
             {"name": name, **cards[name], **_backbone(index, found, cards[name]["width"])}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "benchmarks" / "results"
 ENDINGS = (".png", ".jpg", ".jpeg")
 QUIET_LOAD = 1.2  # one-minute load average above which a machine is not quiet enough for absolute numbers
+QUIET_SHARE = 0.1  # likewise, share of the processors' time that went to others
 
 
 def pictures(source: str, most: int | None = None) -> list[str]:
@@ -45,20 +47,47 @@ def pictures(source: str, most: int | None = None) -> list[str]:
     return [found[number * len(found) // most] for number in range(most)]
 
 
-def load() -> float:
-    """Processes that wanted a processor during the last minute; 1 is one core kept busy."""
-    return round(os.getloadavg()[0], 2)
+class Quiet:
+    """How busy others kept the machine: before a benchmark began, and while it ran."""
+
+    def __init__(self) -> None:
+        self.load_before = round(os.getloadavg()[0], 2)
+        self._started, self._busy, self._own = time.monotonic(), _busy_seconds(), _own_seconds()
+
+    def numbers(self) -> dict[str, float | None]:
+        """``load_before``: processes that wanted a processor in the minute before; ``others_share``: of all the
+        processors' time since, what went to processes that are not ours (null where the system does not tell).
+        """
+        if self._busy is None:
+            return {"load_before": self.load_before, "others_share": None}
+        available = (time.monotonic() - self._started) * (os.cpu_count() or 1)
+        others = (_busy_seconds() or 0.0) - self._busy - (_own_seconds() - self._own)
+        return {"load_before": self.load_before, "others_share": round(max(0.0, others) / max(available, 1e-9), 3)}
 
 
-def record(
-    benchmark: str, command: str, settings: Mapping[str, Any], load_before: float, **found: Any
-) -> dict[str, Any]:
+def _busy_seconds() -> float | None:
+    """Seconds that all processors together have worked since the system started; time stolen by a host counts."""
+    status = Path("/proc/stat")
+    if not status.is_file():
+        return None
+    user, nice, system, _idle, _waiting, interrupts, soft_interrupts, stolen = map(
+        int, status.read_text().split("\n")[0].split()[1:9]
+    )
+    return (user + nice + system + interrupts + soft_interrupts + stolen) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_seconds() -> float:
+    """Processor seconds of this process and of its finished children."""
+    return sum(os.times()[:4])
+
+
+def record(benchmark: str, command: str, settings: Mapping[str, Any], quiet: Quiet, **found: Any) -> dict[str, Any]:
     """A result with everything it depends on; no host or user names."""
     return {
         "benchmark": benchmark,
         "command": command,
         "settings": dict(settings),
-        "load_before": load_before,
+        **quiet.numbers(),
         **found,
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._process import Measured, in_child
-from benchmarks.keeping import load, pictures, record
+from benchmarks.keeping import Quiet, pictures, record
 from benchmarks.tables import Table
 
 BACKBONES = ("test_byobnet.random", "test_resnet.random")
@@ -25,7 +25,7 @@ def measure(
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Every contestant on every number of pictures, each in a process of its own, once: memory hardly varies."""
-    load_before = load()
+    quiet = Quiet()
     rows = []
     with tempfile.TemporaryDirectory(prefix="offshelf-benchmark-") as scratch:
         written = str(Path(scratch) / "backbones")
@@ -47,7 +47,7 @@ def measure(
             say(f"{count:6d} pictures  " + "  ".join(f"{n} {r.peak_memory_mb:.0f} MiB" for n, r in runs.items()))
             rows.append({"images": count, **{name: _memory(run) for name, run in runs.items()}})
     settings = {"source": source, "backbones": list(backbones), "grid": GRID, "threads": threads}
-    return record("memory", command, settings, load_before, rows=rows)
+    return record("memory", command, settings, quiet, rows=rows)
 
 
 def _memory(run: Measured) -> dict[str, float]:

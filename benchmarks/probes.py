@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._process import Measured, in_child, in_turn, ratios
-from benchmarks.keeping import load, record
+from benchmarks.keeping import Quiet, record
 from benchmarks.tables import Table, number, spread
 from offshelf.errors import UsageError, near
 
@@ -55,13 +55,13 @@ def measure(
     for head in heads:
         if head not in HEADS:
             raise UsageError(f"head {head!r}{near(head, HEADS)}; expected one of {', '.join(HEADS)}.")
-    load_before = load()
+    quiet = Quiet()
     found = []
     for head in heads:
         say(f"{head}: {SIZES[size][head]}")
         runs = in_turn(_contestants(head, SIZES[size][head]), rounds, say)
         found.append({"head": head, **SIZES[size][head], "contestants": _judged(head, runs)})
-    return record("probes", command, {"size": size, "rounds": rounds}, load_before, heads=found)
+    return record("probes", command, {"size": size, "rounds": rounds}, quiet, heads=found)
 
 
 def _contestants(head: str, job: dict[str, Any]) -> dict[str, Callable[[int], Measured]]:

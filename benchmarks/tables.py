@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.keeping import PROJECT, QUIET_LOAD, RESULTS
+from benchmarks.keeping import PROJECT, QUIET_LOAD, QUIET_SHARE, RESULTS
 from offshelf.engine.console import Console
 from offshelf.engine.files import read_json, write_atomic
 
@@ -62,10 +62,12 @@ def show(kept: dict[str, Any]) -> None:
 def circumstances(kept: dict[str, Any]) -> str:
     """With which command, on what, and how quiet it was."""
     machine, versions = kept["machine"], kept["versions"]
-    busy = kept["load_before"] > QUIET_LOAD
+    others = kept["others_share"]
+    busy = kept["load_before"] > QUIET_LOAD or (others or 0.0) > QUIET_SHARE
+    share = "" if others is None else f", {100 * others:.0f} % of the processors went to others while it ran"
     return (
         f"`{kept['command']}`, {kept['date']}, {machine['cores']} cores ({machine['cpu']}), torch {versions['torch']}, "
-        f"scikit-learn {versions['scikit-learn']}, commit {kept['commit']}; load before it began: {kept['load_before']}"
+        f"scikit-learn {versions['scikit-learn']}, commit {kept['commit']}; load before it began: {kept['load_before']}{share}"
         + (" (the machine was busy: trust the ratios a little, the rates not at all)." if busy else ".")
     )
 

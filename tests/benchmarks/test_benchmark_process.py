@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks._process import Measured, in_child, in_turn, ratios
+from benchmarks.keeping import Quiet, _busy_seconds, _own_seconds
 
 CONTESTANTS = """
 import os
@@ -64,6 +65,22 @@ def test_the_peak_is_the_childs_own_and_of_the_timed_part(module: str) -> None:
 def test_a_child_that_fails_says_why(module: str) -> None:
     with pytest.raises(RuntimeError, match="the reason for it"):
         in_child(f"{module}:fail", {}, threads=1)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the kernel's account of the processors")
+def test_work_of_others_is_told_from_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"busy": 100.0, "own": 10.0, "clock": 0.0}
+    monkeypatch.setattr("benchmarks.keeping._busy_seconds", lambda: seconds["busy"])
+    monkeypatch.setattr("benchmarks.keeping._own_seconds", lambda: seconds["own"])
+    monkeypatch.setattr("benchmarks.keeping.time.monotonic", lambda: seconds["clock"])
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    quiet = Quiet()
+    seconds.update(busy=114.0, own=18.0, clock=10.0)
+    assert quiet.numbers()["others_share"] == 0.3, "14 seconds of work, 8 of them ours, of 20 that there were"
+    seconds.update(busy=107.0)
+    assert quiet.numbers()["others_share"] == 0.0
+    monkeypatch.undo()
+    assert _busy_seconds() > _own_seconds() > 0
 
 
 def test_contestants_run_in_turn() -> None:

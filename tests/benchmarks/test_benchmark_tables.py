@@ -27,7 +27,7 @@ def test_the_page_is_as_the_results_are() -> None:
 def test_a_kept_result_is_complete(path: Path) -> None:
     kept = json.loads(path.read_text(encoding="utf-8"))
     assert f"benchmarks/results/{path.name}" in kept["command"]
-    assert {"date", "machine", "versions", "commit", "load_before", "settings"} <= set(kept)
+    assert {"date", "machine", "versions", "commit", "load_before", "others_share", "settings"} <= set(kept)
     assert all(table.rows for table in tables_of(kept))
 
 
@@ -73,6 +73,10 @@ def test_a_busy_machine_is_named() -> None:
         "versions": {"torch": "2", "scikit-learn": "1"},
         "commit": "abc",
         "load_before": 2.5,
+        "others_share": 0.04,
     }
     assert "the machine was busy" in circumstances(kept)
     assert "busy" not in circumstances({**kept, "load_before": 0.4})
+    assert "4 % of the processors went to others" in circumstances(kept)
+    assert "the machine was busy" in circumstances({**kept, "load_before": 0.4, "others_share": 0.3})
+    assert "busy" not in circumstances({**kept, "load_before": 0.4, "others_share": None})

@@ -166,10 +166,8 @@ def _decode_jpeg(data: bytes, header: JpegImageFile, at_least: int | None) -> to
     mode = ImageReadMode.GRAY if header.mode == "L" else ImageReadMode.RGB
     try:
         return torchvision_decode(_tensor(data), mode=mode, apply_exif_orientation=True)
-    except RuntimeError:
-        return _decode_with_pillow(
-            header
-        )  # colour spaces that torchvision does not know, or damage, which raises there
+    except RuntimeError:  # a colour space that torchvision does not know, or damage, which raises there as well
+        return _decode_with_pillow(header)
 
 
 def _is_plain_png(data: bytes, header: PngImageFile) -> bool:
