@@ -63,12 +63,14 @@ def circumstances(kept: dict[str, Any]) -> str:
     """With which command, on what, and how quiet it was."""
     machine, versions = kept["machine"], kept["versions"]
     others = kept["others_share"]
-    busy = kept["load_before"] > QUIET_LOAD or (others or 0.0) > QUIET_SHARE
-    share = "" if others is None else f", {100 * others:.0f} % of the processors went to others while it ran"
+    quiet = f"load before it began: {kept['load_before']}"
+    if others is not None:
+        quiet += f", {100 * others:.0f} % of the processors went to others while it ran"
+    if kept["load_before"] > QUIET_LOAD or (others or 0.0) > QUIET_SHARE:
+        quiet += " (the machine was busy: trust memory and agreement, not the seconds)"
     return (
         f"`{kept['command']}`, {kept['date']}, {machine['cores']} cores ({machine['cpu']}), torch {versions['torch']}, "
-        f"scikit-learn {versions['scikit-learn']}, commit {kept['commit']}; load before it began: {kept['load_before']}{share}"
-        + (" (the machine was busy: trust the ratios a little, the rates not at all)." if busy else ".")
+        f"scikit-learn {versions['scikit-learn']}, commit {kept['commit']}; {quiet}."
     )
 
 
