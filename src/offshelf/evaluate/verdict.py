@@ -7,15 +7,8 @@ from typing import Any
 
 def sentences(results: dict[str, Any]) -> list[str]:
     """The verdict at the top of a report, most important first."""
-    found = [
-        _best(results),
-        *_ties(results),
-        *_controls(results),
-        *_retrieval(results),
-        *_data(results),
-        *_backbones(results),
-    ]
-    return [sentence for sentence in found if sentence]
+    parts = (_best, _ties, _controls, _retrieval, _data, _backbones)
+    return [sentence for part in parts for sentence in part(results)]
 
 
 def _best(results: dict[str, Any]) -> list[str]:

@@ -20,6 +20,8 @@ from offshelf.backbones.route import FastNetwork, cpu_signature
 from offshelf.engine.cache import VERSION, FeatureCache, cache_root
 from offshelf.engine.files import read_json, write_json
 
+GUARD_PIECES = 16  # pieces, spread over the first batch, on which bf16 is held against fp32; each costs two more passes
+
 
 @dataclass(frozen=True)
 class View:
@@ -107,7 +109,8 @@ class Network:
     def input_key(self) -> tuple[Any, ...]:
         """Backbones with equal keys see the same input tensors, which are then made once."""
         card = self.card
-        return (tuple(card.input_size), tuple(card.mean), tuple(card.std), card.interpolation, card.crop_pct)
+        crop = card.crop_pct if self.view.resize == "crop" else None
+        return (tuple(card.input_size), tuple(card.mean), tuple(card.std), card.interpolation, crop)
 
     def features(self, batch: torch.Tensor) -> np.ndarray:
         """``batch (B, 3, H, W)`` -> ``(B, width)`` float32, by the decided route; the first batch decides."""
@@ -117,7 +120,8 @@ class Network:
                 model.set_input_size(img_size=tuple(self.card.input_size))  # type: ignore[operator]
             if self.decision is None:
                 self._fast = FastNetwork(model)
-                self._fast.decide(batch, readout=self.readout)
+                spread = batch[:: max(1, len(batch) // GUARD_PIECES)][:GUARD_PIECES]
+                self._fast.decide(spread, readout=self.readout)
                 self._remember(self._fast)
             if self._fast is None or self._fast.route != self.decision["route"]:  # type: ignore[index]
                 self._fast = FastNetwork.with_route(model, self.decision["route"])  # type: ignore[index]
