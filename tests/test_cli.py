@@ -12,13 +12,16 @@ from offshelf import cli
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_help_of_a_verb_is_its_docstring(verb: str, capsys) -> None:  # type: ignore[no-untyped-def]
-    target, line = cli.VERBS[verb]
+    target, line, examples = cli.VERBS[verb]
     module, name = target.split(":")
     function = getattr(import_module(module), name)
     assert inspect.getdoc(function).splitlines()[0] == line  # type: ignore[union-attr]
     assert cli.run([verb, "--help"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert line.split(",")[0].split(" ")[0] in printed
+    assert line in printed
+    for example in examples:
+        assert example in printed
+        cli.app.parse_args(example.split()[1:], exit_on_error=False)  # it is one that the program takes
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != "common":
             assert f"--{parameter.name.replace('_', '-')}" in printed

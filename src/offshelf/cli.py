@@ -9,28 +9,57 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from cyclopts import App, CycloptsError, Parameter
 
 from offshelf.errors import OffshelfError
 
-# verb -> (where it lives, the first line of its docstring; a test holds the two together)
+
+class Verb(NamedTuple):
+    """Where a verb lives, the first line of its docstring (a test holds the two together), and how it is used."""
+
+    target: str
+    line: str
+    examples: tuple[str, ...]
+
+
 VERBS = {
-    "fit": (
+    "fit": Verb(
         "offshelf.jobs.fit:fit",
         "Train honest classifiers on frozen features of a folder of pictures, and report on them.",
+        (
+            "offshelf fit photos/",
+            "offshelf fit patients.csv --group-column patient --grid 2x2 --reproductive",
+            "offshelf fit photos/ --backbones resnet50.a1_in1k densenet121.ra_in1k --heads svm-rbf logistic",
+        ),
     ),
-    "predict": ("offshelf.jobs.predict:predict", "Label new pictures with a finished run."),
-    "finetune": ("offshelf.jobs.finetune:finetune", "Train all weights of a backbone on labelled pictures."),
-    "methods": (
+    "predict": Verb(
+        "offshelf.jobs.predict:predict",
+        "Label new pictures with a finished run.",
+        (
+            "offshelf predict runs/fit-photos new/ --out labels.csv",
+            "offshelf predict runs/fit-photos a.jpg b.jpg --json",
+        ),
+    ),
+    "finetune": Verb(
+        "offshelf.jobs.finetune:finetune",
+        "Train all weights of a backbone on labelled pictures.",
+        ("offshelf finetune photos/ --backbone resnet18.a1_in1k --epochs 20 --image-size 160",),
+    ),
+    "methods": Verb(
         "offshelf.jobs.methods:methods",
         "Show the methods in this library, one of them in full, or those nearest to some words.",
+        ("offshelf methods", "offshelf methods off-the-shelf", "offshelf methods --search few labels"),
     ),
-    "demo": ("offshelf.jobs.demo:demo", "Run the main job end to end on built-in data, offline, in about two minutes."),
+    "demo": Verb(
+        "offshelf.jobs.demo:demo",
+        "Run the main job end to end on built-in data, offline, in about two minutes.",
+        ("offshelf demo",),
+    ),
 }
 
-EPILOGUE = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some inputs could not be read, 130 stopped."
+EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some inputs could not be read, 130 stopped."
 
 
 def build() -> App:
@@ -42,12 +71,14 @@ def build() -> App:
         help="Take a pre-trained backbone off the shelf, make it yours, and know that it works.",
         version=lambda: version("offshelf"),
         default_parameter=Parameter(consume_multiple=True, negative=()),
-        help_epilogue=EPILOGUE,
+        help_epilogue=EXIT_CODES,
         error_formatter=lambda error: f"offshelf: {error}",
         result_action="return_value",
     )
-    for verb, (target, line) in VERBS.items():
-        app.command(target, name=verb, help=line)
+    for name, verb in VERBS.items():
+        examples = "\n\n".join(verb.examples)  # blank lines, or the help runs them together
+        epilogue = f"Examples:\n\n{examples}\n\n{EXIT_CODES}"
+        app.command(verb.target, name=name, help=verb.line, help_epilogue=epilogue)
     return app
 
 

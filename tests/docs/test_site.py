@@ -91,7 +91,7 @@ def test_a_methods_page_has_what_it_must(slug: str) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verbs_help_is_the_first_line_of_its_docstring(verb: str) -> None:
-    target, line = VERBS[verb]
+    target, line, _ = VERBS[verb]
     module, _, name = target.partition(":")
     assert (inspect.getdoc(getattr(import_module(module), name)) or "").splitlines()[0] == line
 
