@@ -51,7 +51,8 @@ class DeepFeatures(TransformerMixin, BaseEstimator):
         Full-size decoding and fp32; off, a JPEG far larger than needed is decoded at reduced scale, and bf16 is used
         where the processor has it and it agreed with fp32 on the first batch.
     batch_size : int
-        Pieces of pictures a forward pass.
+        Pieces of pictures a forward pass. Sixteen keep the activations of large networks near the cores: resnet50 ran a
+        fifth faster than with sixty-four on two cores.
     cache_folder : path, optional
         Where features are kept; the user's cache folder by default (or ``OFFSHELF_CACHE``).
     memory_limit : int
@@ -86,7 +87,7 @@ class DeepFeatures(TransformerMixin, BaseEstimator):
         input_size: int | None = None,
         blank_area: float | None = None,
         exact: bool = False,
-        batch_size: int = 64,
+        batch_size: int = 16,
         cache_folder: str | Path | None = None,
         memory_limit: int = 2**30,
     ) -> None:

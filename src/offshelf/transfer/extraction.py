@@ -59,7 +59,7 @@ def extract(
     networks: Sequence[Network],
     view: View,
     *,
-    batch_size: int = 32,
+    batch_size: int = 16,
     window: int = 256,
     memory_limit: int = 2**30,
     advance: Callable[[int], None] = lambda n: None,
