@@ -19,7 +19,7 @@ from PIL import Image
 
 from offshelf import cli
 from offshelf.engine.console import Console
-from offshelf.errors import DataError, RunError, UsageError
+from offshelf.errors import BackboneError, DataError, RunError, UsageError
 from offshelf.jobs.common import Common
 from offshelf.jobs.fit import Fitted, fit
 from offshelf.jobs.predict import predict
@@ -301,6 +301,8 @@ def test_names_that_do_not_exist_are_answered_with_near_ones(folder: Path, tmp_p
         fit(str(folder), heads=["svm-rbg"], out=tmp_path / "run", **FAST)
     with pytest.raises(DataError, match="pictures"):
         fit(str(folder.parent / "picture"), out=tmp_path / "run", **FAST)
+    with pytest.raises(BackboneError, match="test_resnet"):
+        fit(str(folder), backbones=["test_resnt.random"], out=tmp_path / "run", common=QUIET)
     assert not (tmp_path / "run").exists()  # nothing is made before the command is understood
 
 

@@ -30,25 +30,15 @@ class Fitted:
 
     def summary(self) -> dict[str, Any]:
         """The numbers without the pictures."""
-        kept = (
-            "title",
-            "classes",
-            "data",
-            "backbones",
-            "protocol",
-            "baselines",
-            "best",
-            "selected",
-            "tie_groups",
-            "verdict",
-            "cost",
+        parts = (
+            "title classes data backbones protocol baselines best selected tie_groups controls retrieval verdict cost"
         )
-        found = {key: self.results[key] for key in kept if key in self.results}
+        found = {key: self.results[key] for key in parts.split() if key in self.results}
         found["arms"] = [
             {key: arm[key] for key in ("name", "metrics", "per_class", "confusion", "chosen", "seconds")}
             for arm in self.results["arms"]
         ]
-        return found | {"controls": self.results["controls"], "run": str(self.folder), "report": str(self.report)}
+        return found | {"run": str(self.folder), "report": str(self.report)}
 
     def show(self, console: Console) -> None:
         """The table of arms, the verdict, and the paths."""
@@ -57,15 +47,8 @@ class Fitted:
         metrics = ("balanced_accuracy", "accuracy", "macro_auroc", "macro_f1")
         rows = [[arm["name"], *[shown(arm["metrics"][name]) for name in metrics]] for arm in self.results["arms"]]
         base = self.results["baselines"]
-        rows.append(
-            [
-                "chance",
-                f"{base['chance']:.3f}",
-                f"{base['majority']:.3f} (always {base['majority_class']})",
-                "0.500",
-                "",
-            ]
-        )
+        always = f"{base['majority']:.3f} (always {base['majority_class']})"
+        rows.append(["chance", f"{base['chance']:.3f}", always, "0.500", ""])
         console.table("", ["features + head", *[name.replace("_", " ") for name in metrics]], rows)
         for sentence in self.results["verdict"]:
             print(f"- {sentence}")
@@ -204,8 +187,11 @@ def fit(
 def choose_backbones(asked: list[str] | None, reproductive: bool, console: Console) -> list[str]:
     """The backbones asked for, or a choice that is said aloud with its reason."""
     from offshelf.backbones.choose import default_backbones
+    from offshelf.backbones.names import resolve
 
     if asked:
+        for name in asked:
+            resolve(name)  # a wrong name is answered before any work is done
         return list(asked)
     names, reason = default_backbones(reproductive)
     console.say(f"Backbones: {', '.join(names)}\n  {reason}")
