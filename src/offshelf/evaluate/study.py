@@ -94,8 +94,9 @@ class Study:
         with tempfile.TemporaryDirectory(prefix="offshelf-steps-") as shared:
             arms = self._predict(material, Memory(shared, verbose=0))
         best, comparisons, ties = self._compare(arms, material.rows)
+        seconds = time.perf_counter() - started
         blanked = self._blank(arms[best].arm, material) if self.control else None
-        findings = Findings(arms, best, comparisons, ties, blanked, time.perf_counter() - started)
+        findings = Findings(arms, best, comparisons, ties, blanked, seconds)
         self._ship(arms[best].arm, material).save(folder / "model")
         if self.similar:
             names = [material.rows.samples.name(row) for row in range(len(material.rows.labels))]
