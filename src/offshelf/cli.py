@@ -7,6 +7,7 @@ inputs could not be read; 130 stopped with Ctrl-C.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -59,6 +60,7 @@ VERBS = {
     ),
 }
 
+INTERRUPTED = 130
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some inputs could not be read, 130 stopped."
 
 
@@ -87,7 +89,12 @@ app = build()
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: parse, run, show, and leave with a meaningful exit code."""
-    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+    code = run(list(sys.argv[1:] if arguments is None else arguments))
+    if code == INTERRUPTED:  # end now: at its usual end Python would wait for threads that may never come back
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -102,7 +109,7 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print("offshelf: stopped; what was finished is kept, give the same command again to go on.", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         return 0
     if result is None or not hasattr(result, "summary"):

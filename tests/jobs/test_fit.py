@@ -359,9 +359,7 @@ def test_ctrl_c_leaves_with_130_and_keeps_what_was_finished(tmp_path: Path) -> N
     data = write_folder(tmp_path / "many", per_class=250)
     command = [
         sys.executable,
-        "-m",
-        "offshelf.cli",
-        "fit",
+        *("-X", "faulthandler", "-m", "offshelf.cli", "fit"),
         str(data),
         "--backbones",
         "test_resnet.random",
@@ -374,7 +372,11 @@ def test_ctrl_c_leaves_with_130_and_keeps_what_was_finished(tmp_path: Path) -> N
     while not list(shards.rglob("*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.02)
     child.send_signal(signal.SIGINT)
-    said = child.communicate(timeout=60)[1]
+    try:
+        said = child.communicate(timeout=60)[1]
+    except subprocess.TimeoutExpired:
+        child.send_signal(signal.SIGABRT)  # faulthandler then says where every thread stands
+        pytest.fail(f"still running a minute after Ctrl-C: {child.communicate()[1]}")
     assert child.returncode == 130
     assert "Traceback" not in said
     assert "offshelf: stopped" in said

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 
 from offshelf.data.images import decode_image, read_bytes
 from offshelf.data.samples import Samples
+from offshelf.engine.threads import readers
 from offshelf.errors import ImageError
 
 MEMORY_LIMIT = 2**31
@@ -43,7 +43,7 @@ def load_pixels(
         table[row] = resize(picture, size).expand(3, -1, -1).numpy()
         return None
 
-    with ThreadPoolExecutor(4) as pool:
+    with readers(4) as pool:
         for row, error in enumerate(pool.map(one, range(len(samples)))):
             if error is not None:
                 errors[row] = error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from offshelf.data.columns import class_names, label_array, notes
 from offshelf.data.hf import datasets
 from offshelf.data.images import read_bytes
+from offshelf.engine.threads import readers
 from offshelf.errors import DataError, ImageError
 
 THREADS = 4
@@ -67,7 +67,7 @@ def content_keys(dataset: datasets.Dataset, threads: int = THREADS) -> tuple[lis
     images = dataset.select_columns(["image"]).with_format("arrow")
     keys: list[bytes | None] = []
     errors: dict[int, ImageError] = {}
-    with ThreadPoolExecutor(threads) as pool:
+    with readers(threads) as pool:
         for start in range(0, len(dataset), WINDOW):
             rows = images[start : start + WINDOW].column("image").to_pylist()
             pieces = [rows[first : first + PIECE] for first in range(0, len(rows), PIECE)]

@@ -24,6 +24,7 @@ from offshelf.backbones.preprocess import to_input
 from offshelf.data.geometry import blank_centre, copies, split_tiles
 from offshelf.data.images import decode_image, read_bytes
 from offshelf.data.samples import Samples
+from offshelf.engine.threads import readers
 from offshelf.errors import ImageError
 from offshelf.transfer.networks import Network, View
 
@@ -80,7 +81,7 @@ def extract(
     n, width = len(samples), sum(network.row_width for network in networks) // view.copies
     root = networks[0].root
     result = Extraction(_allocate((n, view.copies, width), memory_limit, root), {}, [None] * n, backbones=len(networks))
-    with ThreadPoolExecutor(READ_THREADS) as pool:
+    with readers(READ_THREADS) as pool:
         for first in range(0, n, window):
             rows = range(first, min(first + window, n))
             _one_window(samples, rows, networks, view, batch_size, pool, result, advance)
