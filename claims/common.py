@@ -109,29 +109,6 @@ def read(slug: str) -> dict[str, Any] | None:
     return read_json(path) if path.is_file() else None
 
 
-def paired_interval(
-    values_a: np.ndarray, values_b: np.ndarray, units: np.ndarray, seed: int = 0, n_boot: int = 2000
-) -> dict[str, float]:
-    """Mean of ``a - b`` over seeds and rows with an interval over units (patients) and seeds drawn again.
-
-    Parameters
-    ----------
-    values_a, values_b : (seeds, n) per-row scores whose mean is the metric; one row where nothing depends on a seed.
-    units : (n,) integers; drawn as wholes.
-    """
-    draws = np.random.default_rng([seed, 11])
-    n_units = int(units.max()) + 1
-    n_seeds = max(len(values_a), len(values_b))
-    a, b = (np.broadcast_to(v, (n_seeds, v.shape[1])) for v in (values_a, values_b))
-    differences = np.empty(n_boot)
-    for i in range(n_boot):
-        weight = np.bincount(draws.integers(0, n_units, n_units), minlength=n_units)[units].astype(float)
-        chosen = draws.integers(0, n_seeds, n_seeds)
-        differences[i] = ((a[chosen] - b[chosen]).mean(0) * weight).sum() / weight.sum()
-    low, high = np.percentile(differences, [2.5, 97.5])
-    return {"difference": float((a - b).mean()), "low": float(low), "high": float(high)}
-
-
 def seeded_interval(
     labels: np.ndarray,
     a: np.ndarray,

@@ -10,11 +10,12 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cyclopts import App, CycloptsError, Parameter
 
 from offshelf.errors import OffshelfError
+from offshelf.jobs.common import Common, Result
 
 
 class Verb(NamedTuple):
@@ -117,7 +118,7 @@ def run(arguments: list[str]) -> int:
     return _present(result, bound.arguments.get("common"))
 
 
-def _present(result: Any, common: Any) -> int:
+def _present(result: Result, common: Common | None) -> int:
     from offshelf.engine.console import Console
 
     if common is not None and common.json:

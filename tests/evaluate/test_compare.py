@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from offshelf.errors import DataError, UsageError
-from offshelf.evaluate.compare import claim_verdict, compare_arms, mcnemar_exact, paired_comparison
+from offshelf.evaluate.compare import compare_arms, mcnemar_exact, paired_comparison
 
 
 def answers(y, share_right, seed):
@@ -106,13 +106,6 @@ def test_mcnemar_by_hand():
     assert mcnemar_exact(y, a, a)["p_value"] == 1
     with pytest.raises(DataError, match="must be as many"):
         mcnemar_exact(y, a[:3], b)
-
-
-def test_claim_rule():
-    assert claim_verdict(0.01, 0.05) == "shown"
-    assert claim_verdict(-0.05, -0.01) == "contradicted"
-    assert claim_verdict(0.0, 0.05) == "not shown at this scale"
-    assert claim_verdict(None, None) == "not shown at this scale"
 
 
 def test_wrong_settings():

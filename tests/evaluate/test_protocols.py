@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from offshelf.errors import UsageError
-from offshelf.evaluate.protocols import CLAIM_V1, HEADS_V1, PROTOCOLS, RETRIEVAL_V1, get_protocol
+from offshelf.evaluate.protocols import FINETUNE_V1, HEADS_V1, PROTOCOLS, RETRIEVAL_V1, get_protocol
 from offshelf.evaluate.scores import OVERALL
 from offshelf.evaluate.splits import Fold, outer_folds
 
@@ -14,7 +14,6 @@ from offshelf.evaluate.splits import Fold, outer_folds
 FROZEN = {
     "heads/v1": "2b6b95613fac13b263f107b8a1bcc98663867dfdae96ec488b6bcef3f3d3b7b3",
     "retrieval/v1": "d1ffb4b662cafd48cf03da4db5e4be0706ea8d06cf1a6d847da40fedc558731d",
-    "claim/v1": "ede90374cfc9949f597d358543661c7e76df7bc7ff4601a3606cca47d82cdc90",
     "finetune/v1": "379a5cc53bcf9ce95828396f0adffaf46885a4275f1d5f21bc5d5270f64b84db",
 }
 
@@ -39,7 +38,7 @@ def test_equal_by_content():
     other = dataclasses.replace(HEADS_V1, seed=1)
     assert other != HEADS_V1
     assert other.fingerprint != HEADS_V1.fingerprint
-    assert len({HEADS_V1, copy, other, CLAIM_V1, RETRIEVAL_V1}) == 4
+    assert len({HEADS_V1, copy, other, FINETUNE_V1, RETRIEVAL_V1}) == 4
 
 
 def test_folds_are_part_of_the_contents():
@@ -55,6 +54,6 @@ def test_folds_are_part_of_the_contents():
 
 
 def test_unknown_label():
-    assert get_protocol("claim/v1") is CLAIM_V1
+    assert get_protocol("finetune/v1") is FINETUNE_V1
     with pytest.raises(UsageError, match="did you mean 'heads/v1'"):
         get_protocol("head/v1")

@@ -41,12 +41,14 @@ class Summary:
         return asdict(self)
 
 
-def summarise(dataset: datasets.Dataset, threads: int = THREADS) -> Summary:
-    """Read every picture's bytes once (nothing is decoded) and sum the data set up.
+def summarise(dataset: datasets.Dataset, keys: Sequence[bytes | None] | None = None) -> Summary:
+    """Sum a data set up; reads every picture's bytes once (nothing is decoded) unless their ``keys`` are known.
 
     A file that cannot be opened is listed under ``bad_files`` and left out of the fingerprint.
     """
-    keys, errors = content_keys(dataset, threads)
+    errors: dict[int, ImageError] = {}
+    if keys is None:
+        keys, errors = content_keys(dataset)
     labels = label_texts(dataset)
     readable = [row for row, key in enumerate(keys) if key]
     return Summary(

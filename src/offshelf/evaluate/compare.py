@@ -116,21 +116,6 @@ def paired_comparison(
     return _difference(names[0], names[1], measured, metric, codes)
 
 
-def claim_verdict(low: float | None, high: float | None) -> str:
-    """Verdict on "a beats b" from the interval of the difference (positive = for the claim), fixed beforehand.
-
-    Returns
-    -------
-    verdict
-        ``"shown"`` when the interval lies above 0, ``"contradicted"`` when below, else ``"not shown at this scale"``.
-    """
-    if low is None or high is None or not (np.isfinite(low) and np.isfinite(high)):
-        return "not shown at this scale"
-    if low > 0:
-        return "shown"
-    return "contradicted" if high < 0 else "not shown at this scale"
-
-
 def mcnemar_exact(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
     """McNemar's exact test of two arms' predictions on the same independent rows.
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from offshelf.evaluate.source_probe import source_probe, why_no_source_probe
+from offshelf.evaluate.source_probe import source_probe
 
-__all__ = ["blank_centre_control", "source_probe", "why_no_source_probe"]
+__all__ = ["blank_centre_control", "source_probe"]
 
 # A control alarms when at least this share of what the arm knows survives without the centre.
 ALARM_RETAINED = 0.5

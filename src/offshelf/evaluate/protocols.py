@@ -162,24 +162,6 @@ RETRIEVAL_V1 = Protocol(
     n_inner_folds=0,
 )
 
-CLAIM_V1 = Protocol(
-    name="claim",
-    version=1,
-    question="does the method beat its baseline with equal budget on the same rows",
-    feature_point="the one the method's paper uses, the same in all arms",
-    normalisation="the one the method's paper uses, learnt on the training rows, the same in all arms",
-    regularisation="chosen by 3 inner folds of the training rows in every arm, never on test rows",
-    pooling="predictions of all test parts pooled within a seed; mean over seeds",
-    metrics=CLASSIFICATION_METRICS,
-    primary_metric="balanced_accuracy",
-    interval=CLUSTER_BOOTSTRAP,
-    verdict="shown when the 95 % interval of the paired difference lies above 0, contradicted when below, else not "
-    "shown at this scale",
-    n_folds=5,
-    n_inner_folds=3,
-    n_seeds=3,
-)
-
 FINETUNE_V1 = Protocol(
     name="finetune",
     version=1,
@@ -197,7 +179,7 @@ FINETUNE_V1 = Protocol(
     n_inner_folds=0,
 )
 
-PROTOCOLS = {protocol.label: protocol for protocol in (HEADS_V1, RETRIEVAL_V1, CLAIM_V1, FINETUNE_V1)}
+PROTOCOLS = {protocol.label: protocol for protocol in (HEADS_V1, RETRIEVAL_V1, FINETUNE_V1)}
 
 
 def get_protocol(label: str) -> Protocol:

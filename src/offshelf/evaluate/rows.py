@@ -9,8 +9,7 @@ import numpy as np
 from datasets import Dataset
 
 from offshelf.data.samples import Samples, as_samples
-from offshelf.data.sources import notes
-from offshelf.data.summary import check_groups, count_groups, duplicates, fingerprint, split_counts
+from offshelf.data.summary import check_groups, summarise
 from offshelf.errors import DataError
 from offshelf.evaluate.splits import Fold, outer_folds
 from offshelf.transfer.deep_features import DeepFeatures
@@ -65,21 +64,18 @@ def usable_rows(
     if splits is not None:
         check_groups(kept)
     found_keys = [keys[i] or b"" for i in good]
-    twins = duplicates(kept, found_keys)
     samples = as_samples(kept)
-    data = {
+    data = summarise(kept, found_keys).to_dict() | {
         "source": source,
         "n": len(dataset),
         "n_used": len(good),
-        "fingerprint": fingerprint(found_keys, [classes[label] for label in labels]),
-        "class_counts": {name: int((labels == k).sum()) for k, name in enumerate(classes)},
-        "splits": {} if splits is None else split_counts(kept),
-        "groups": count_groups(kept) if groups is not None else None,
         "unlabelled": int(unlabelled),
         "bad_files": [{"path": error.path, "error": error.reason} for error in errors.values()],
-        "duplicates": twins,
-        "notes": notes(dataset),
     }
+    if splits is None:
+        data["splits"] = {}
+    if groups is None:  # a column without a single name in it
+        data["groups"] = None
     return Rows(
         samples,
         labels,

@@ -83,7 +83,7 @@ def source_probe(
     -------
     control
         ``column``, ``kind``, ``score`` (cell), ``chance``, ``level``, ``sentence``; or ``None`` when nothing can be
-        judged, see :func:`why_no_source_probe`.
+        judged: no source is named, or no two pictures of a class share one and no two have five pictures each.
 
     Raises
     ------
@@ -109,18 +109,6 @@ def source_probe(
         if found is not None:
             return found
     return _neighbours(x, codes, y, seed, n_boot, column)
-
-
-def why_no_source_probe(sources: Sequence[Any] | np.ndarray | None, labels: Sequence[int] | np.ndarray) -> str:
-    """The sentence to print when :func:`source_probe` returns ``None``; empty when the column can be judged."""
-    values = [] if sources is None else list(sources)
-    present = [row for row, value in enumerate(values) if not is_missing(value)]
-    if not present:
-        return "Not judged: there is no group or source column."
-    codes = group_codes([values[row] for row in present], len(present))
-    if _probe_rows(codes, np.arange(len(codes))) is not None or _with_company(codes, np.asarray(labels)[present]).any():
-        return ""
-    return "Not judged: no two pictures of one class share a source, and no two sources have five pictures each."
 
 
 def _probe_rows(codes: np.ndarray, units: np.ndarray) -> np.ndarray | None:
