@@ -24,6 +24,7 @@ _WHERE = {
     "make_head": "offshelf.transfer.heads",
     "open_dataset": "offshelf.data.sources",
     "predict": "offshelf.jobs.predict",
+    "pretrain": "offshelf.jobs.pretrain",
 }
 
 __all__ = sorted(_WHERE)  # noqa: PLE0605

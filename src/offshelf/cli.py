@@ -44,10 +44,27 @@ VERBS = {
             "offshelf predict runs/fit-photos a.jpg b.jpg --json",
         ),
     ),
+    "pretrain": Verb(
+        "offshelf.jobs.pretrain:pretrain",
+        "Teach a backbone from pictures without labels, and keep it as a plain timm folder.",
+        (
+            "offshelf pretrain photos/ --method spark --backbone resnet18.random --image-size 64 --epochs 100",
+            "offshelf pretrain xrays/ mask_ratio=0.75 --method mae-thorax --backbone vit_tiny_patch16_224.random",
+            "offshelf pretrain photos/ --method spark --backbone resnet50.a1_in1k --warm-head 0.1 --minutes 60",
+        ),
+    ),
     "finetune": Verb(
         "offshelf.jobs.finetune:finetune",
         "Train all weights of a backbone on labelled pictures.",
         ("offshelf finetune photos/ --backbone resnet18.a1_in1k --epochs 20 --image-size 160",),
+    ),
+    "screen": Verb(
+        "offshelf.jobs.screen:screen",
+        "Fine-tune networks over five folds, with and without augmentation, and show where they look.",
+        (
+            "offshelf screen xrays/ --backbones resnet18.a1_in1k densenet121.ra_in1k",
+            "offshelf screen patients.csv --group-column patient --only normal covid19 --epochs 8",
+        ),
     ),
     "methods": Verb(
         "offshelf.jobs.methods:methods",

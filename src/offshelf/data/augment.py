@@ -7,6 +7,7 @@ give the same result.
 from __future__ import annotations
 
 import random
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -69,7 +70,8 @@ def random_resized_crop(
     -------
     float32 (B, 3, size, size) in [0, 1]
     """
-    return resized_boxes(pixels, random_boxes(draws, tuple(pixels.shape[-2:]), scale, ratio), size, interpolation)
+    shape = (int(pixels.shape[-2]), int(pixels.shape[-1]))
+    return resized_boxes(pixels, random_boxes(draws, shape, scale, ratio), size, interpolation)
 
 
 def random_boxes(

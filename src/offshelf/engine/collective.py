@@ -111,7 +111,7 @@ def batch_normalised(x: torch.Tensor, norm: Any, mask: torch.Tensor | None = Non
         return batch_normalised(x[:, :, None, None], norm, mask)[:, :, 0, 0]
     dtype = x.dtype
     with torch.autocast(x.device.type, enabled=False):
-        x = x.float()
+        x = x.float() if dtype in (torch.bfloat16, torch.float16) else x
         if norm.training or norm.running_mean is None:
             mean, var, count = joined_moments(x, mask)
             if norm.training and norm.running_mean is not None:
@@ -120,10 +120,10 @@ def batch_normalised(x: torch.Tensor, norm: Any, mask: torch.Tensor | None = Non
             mean, var = norm.running_mean, norm.running_var
         scale = torch.rsqrt(var + norm.eps)
         if norm.weight is not None:
-            scale = scale * norm.weight.float()
+            scale = scale * norm.weight.to(x.dtype)
         x = (x - mean[:, None, None]) * scale[:, None, None]
         if norm.bias is not None:
-            x = x + norm.bias.float()[:, None, None]
+            x = x + norm.bias.to(x.dtype)[:, None, None]
         if mask is not None:
             x = x * mask
     return x.to(dtype)

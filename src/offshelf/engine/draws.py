@@ -66,7 +66,7 @@ def _scalar(seed: int, epoch: int) -> np.uint64:
 
 
 def _mix(z: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): every bit of the input moves every bit of the output."""
+    """The finaliser of SplitMix64 (Steele et al. 2014): every bit of the input moves every bit of the output."""
     with np.errstate(over="ignore"):
         z = z + _GOLDEN
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,4 +1,4 @@
-"""In which order samples are seen: a pure function of (seed, epoch, rank, world), whose only place is the step number."""
+"""In which order samples are seen: a pure function of (seed, epoch, rank, world); the place is the step number."""
 
 from __future__ import annotations
 

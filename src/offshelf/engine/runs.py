@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import sys
 import time
@@ -16,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from offshelf.engine.files import alive, read_json, sha256_file, sweep, write_json
+from offshelf.engine.files import alive, finite, read_json, sha256_file, sweep, write_json
 from offshelf.errors import RunError, UsageError
 
 FORMAT = 1
@@ -27,6 +28,7 @@ PACKAGES = (
     "torch",
     "torchvision",
     "timm",
+    "lightning-fabric",
     "scikit-learn",
     "numpy",
     "pyarrow",
@@ -97,6 +99,12 @@ class Run:
         }
         write_json(self.folder / "run.json", self.record)
 
+    def pause(self, status: str, **extra: Any) -> None:
+        """Note that the run ended early, as ``status`` ("stopped", "collapsed", ...) says; it can be gone on with."""
+        self.record.pop("process", None)
+        self.record |= {"status": status, "seconds": round(time.perf_counter() - self._clock, 2), **extra}
+        write_json(self.folder / "run.json", self.record)
+
     def fail(self, reason: str) -> None:
         """Note why the run did not finish; what it wrote so far stays."""
         self.record.pop("process", None)
@@ -155,15 +163,33 @@ def _may_replace(folder: Path, verb: str, overwrite: bool) -> None:
 
 def new_run_folder(verb: str, source: str) -> Path:
     """``runs/<verb>-<source>``, numbered when taken; made at once so that two commands never share one."""
-    stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(source).stem or source).strip("-") or "data"
+    name = new_name(verb, source)
     for number in range(1, 10_000):
-        folder = Path("runs") / (f"{verb}-{stem}" if number == 1 else f"{verb}-{stem}-{number}")
+        folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
             continue
         return folder
     raise UsageError("runs/: ten thousand runs of this name; name a folder with --out.")
+
+
+def unfinished(verb: str, source: str, arguments: dict[str, Any]) -> Path | None:
+    """The newest folder below ``runs/`` in which an equal command was begun and is not complete, if there is one."""
+    stem = new_name(verb, source)
+    for folder in sorted(Path("runs").glob(f"{stem}*"), key=lambda path: path.stat().st_mtime, reverse=True):
+        if re.fullmatch(re.escape(stem) + r"(-\d+)?", folder.name) and (folder / "run.json").is_file():
+            record = read_json(folder / "run.json")
+            same = record.get("verb") == verb and record.get("arguments") == finite(arguments)
+            if same and record.get("status") != "complete":
+                return folder
+    return None
+
+
+def new_name(verb: str, source: str) -> str:
+    """``<verb>-<source>`` with the characters that every file system takes."""
+    stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(source).stem or source).strip("-") or "data"
+    return f"{verb}-{stem}"
 
 
 def command_line() -> str:

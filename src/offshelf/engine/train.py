@@ -184,6 +184,7 @@ class Loop:
         self.sums: dict[str, float] = {}
         self.average: Any = None
         self.asked_to_stop = False
+        self.clock = time.monotonic()
 
     def run(self, fabric: Any) -> Trained:
         """Train; every process calls it."""

@@ -7,6 +7,7 @@ import io
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from PIL import Image
 
@@ -54,3 +55,11 @@ def thumbnail(image: dict[str, Any], side: int = 112) -> str:
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "JPEG", quality=72)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def data_uri(picture: torch.Tensor) -> str:
+    """A picture (3, H, W) in [0, 1] as a PNG data URI."""
+    array = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -26,12 +26,18 @@ def recorded(
         raise
 
 
-def conclude(run: Run, results: dict[str, Any], started: float) -> None:
-    """Write the results and the page, and seal the run; ``started`` is the clock's reading when the job began."""
+def conclude(run: Run, results: dict[str, Any], started: float, status: str = "complete") -> None:
+    """Write the results and the page, and seal the run; ``started`` is the clock's reading when the job began.
+
+    A run with another ``status`` is not sealed: the same command goes on with it.
+    """
     from offshelf.report.build import build_report
 
     results["cost"]["total_seconds"] = round(time.perf_counter() - started, 2)
     write_json(run.folder / "results.json", results)
     run.note(data_fingerprint=results["data"]["fingerprint"], seconds=results["cost"]["total_seconds"])
     build_report(run.folder)
-    run.finish()
+    if status == "complete":
+        run.finish()
+    else:
+        run.pause(status)

@@ -1,0 +1,40 @@
+"""Look at a network in the middle of its training, and leave the training as if nobody had looked."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@contextmanager
+def undisturbed(module: nn.Module) -> Iterator[None]:
+    """Inside the block ``module`` is in evaluation mode and records no gradients; afterwards all is as it was.
+
+    Every submodule gets back its own ``training`` flag: ``module.train()`` would also wake a batch norm that was frozen
+    on purpose. The global random states of torch (processor and graphics cards), numpy and Python are put back, also
+    when the block ends with an error. Parameters and buffers are the block's own business.
+    """
+    import numpy as np
+    import torch
+
+    flags = [(part, part.training) for part in module.modules()]
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    # A process that has not touched its graphics card has no state there, and must not be made to.
+    cards = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        module.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for part, flag in flags:
+            part.training = flag
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if cards:
+            torch.cuda.set_rng_state_all(cards)
