@@ -129,7 +129,7 @@ def seeded_interval(
     a, b : (seeds, n) predicted class numbers; one row where nothing depends on a seed. Without ``b`` the metric of
         ``a`` itself is given.
     units : (n,) integers 0 to G - 1.
-    metric : "balanced_accuracy" or "macro_f1".
+    metric : "accuracy", "balanced_accuracy" or "macro_f1".
 
     Returns
     -------
@@ -162,4 +162,9 @@ def _by_seed(
 
 
 def _metric(counts: ClassCounts, name: str) -> np.ndarray:
-    return {"balanced_accuracy": counts.balanced_accuracy, "macro_f1": counts.macro(counts.f1)}[name]
+    metrics = {
+        "accuracy": counts.accuracy,
+        "balanced_accuracy": counts.balanced_accuracy,
+        "macro_f1": counts.macro(counts.f1),
+    }
+    return metrics[name]

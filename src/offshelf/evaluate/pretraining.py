@@ -24,6 +24,7 @@ from offshelf.data.picture_views import PictureViews
 from offshelf.data.pixels import load_pixels
 from offshelf.data.samples import as_samples
 from offshelf.data.summary import content_keys, summarise
+from offshelf.engine.collapse import collapsed
 from offshelf.engine.console import Console
 from offshelf.engine.draws import Draws
 from offshelf.engine.launch import Launch
@@ -238,9 +239,16 @@ class Pretraining:
                     f"{record['samples_per_second']:,.0f} images/s"
                 )
 
+        started_flat: list[int] = []
+
         def probed(step: int, module: Any) -> dict[str, Any]:
             assert probe is not None
             found = probe(module.export())
+            reason = collapsed(found)
+            if reason and step and not started_flat:  # a network may well start with nearly equal features
+                found["stop"] = reason
+            if reason and not step:
+                started_flat.append(step)
             numbers = ", ".join(f"{key} {value:.3f}" for key, value in found.items() if isinstance(value, float))
             self.console.say(f"probe at step {step}: {numbers}")
             return found
