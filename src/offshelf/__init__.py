@@ -5,7 +5,9 @@ The public names, loaded when first used, so that ``import offshelf`` costs noth
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 _WHERE = {
@@ -28,6 +30,20 @@ _WHERE = {
 }
 
 __all__ = sorted(_WHERE)  # noqa: PLE0605
+
+
+class _Package(ModuleType):
+    """A verb may share its name with a room: ``offshelf.pretrain`` is the verb, whatever was imported before.
+
+    Importing ``offshelf.pretrain.spark`` would otherwise put the room in the verb's place.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _WHERE and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

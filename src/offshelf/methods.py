@@ -70,6 +70,21 @@ METHODS: dict[str, Method] = {
             "classical features and a network trained from scratch on the same few labels; jittered copies and a "
             "signed power improve them further.",
         ),
+        Method(
+            slug="spark",
+            where="offshelf.pretrain.spark:SparK",
+            part="pretrain",
+            title="Designing BERT for Convolutional Networks: Sparse and Hierarchical Masked Modeling",
+            authors="Tian, Jiang, Diao, Lin, Wang, Yuan",
+            year=2023,
+            paper="arXiv 2301.03580",
+            purpose="Let a convolutional network learn from your pictures without labels: it paints hidden cells from "
+            "what is visible, and is then fine-tuned.",
+            parts=("SparK", "make_sparse", "make_dense"),
+            command="offshelf pretrain DATA --method spark",
+            claim="An ordinary convolutional network that is pre-trained by sparse, hierarchical masked modelling on "
+            "pictures without labels is fine-tuned to a higher accuracy than the same network from scratch.",
+        ),
     )
 }
 

@@ -28,11 +28,8 @@ from offshelf.pretrain.settings import settings_of
 SLUGS = [slug for slug, method in METHODS.items() if method.part == "pretrain"]
 # What makes a method small: backbone, side in pixels, settings.
 SMALL: dict[str, tuple[str, int, dict[str, Any]]] = {
-    "mae-thorax": ("test_vit.random", 96, {"mask_ratio": 0.5, "decoder_width": 32, "decoder_heads": 2}),
     "spark": ("test_resnet.random", 128, {"decoder_width": 32}),
-    "selfie": ("test_resnet.random", 128, {}),
-    "sit": ("test_vit.random", 96, {}),
-}  # fmt: skip
+}
 
 
 def pixels(n: int = 8, side: int = 100) -> np.ndarray:

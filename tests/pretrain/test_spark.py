@@ -262,7 +262,6 @@ def test_training_lowers_the_loss_and_the_export_is_a_plain_network(tmp_path: An
     recipe = replace(objective.recipe, batch_size=32, learning_rate=3e-3)
     told = train(objective, data, Training.of(recipe, n=32, epochs=30, seed=0, log_every=1))
     losses = [record["loss"] for record in told.history]
-    print(losses[0],losses[-1])
     assert losses[-1] < 0.8 * losses[0] and losses[-1] < 0.9  # painting nothing scores 1
 
     backbone = objective.export()

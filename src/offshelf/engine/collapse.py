@@ -42,8 +42,8 @@ def effective_rank(features: torch.Tensor) -> float:
 def normalised_std(features: torch.Tensor) -> float:
     """Mean over the d dimensions of the standard deviation of the rows at unit length, times the root of d.
 
-    0 when all rows of ``features`` (n, d) point one way, about 1 when they point everywhere alike. NaN when any value is
-    not finite.
+    0 when all rows of ``features`` (n, d) point one way, about 1 when they point everywhere alike. NaN when any value
+    is not finite.
     """
     import torch
 
@@ -70,8 +70,8 @@ def collapsed(numbers: Mapping[str, Any]) -> str | None:
         return "The features are no longer finite numbers: the training diverged. Lower the learning rate."
     if deviation < LEAST_DEVIATION:
         return (
-            f"The features collapsed: nearly the same for every picture (normalised standard deviation {deviation:.4f}, "
-            f"below {LEAST_DEVIATION}). Lower the learning rate, or choose another method."
+            f"The features collapsed: nearly the same for every picture (normalised standard deviation "
+            f"{deviation:.4f}, below {LEAST_DEVIATION}). Lower the learning rate, or choose another method."
         )
     if rank < LEAST_RANK:
         return (

@@ -140,7 +140,8 @@ def _features(results: dict[str, Any]) -> list[str]:
         return []  # said at the top
     text = f"No collapse: the effective rank of the features is {end['feature_rank']:.1f}"
     if start is not end and defined(start["feature_rank"]):
-        text += f" ({start['feature_rank']:.1f} at " + ("the start)" if start["step"] == 0 else f"step {start['step']:,})")
+        when = "the start" if start["step"] == 0 else f"step {start['step']:,}"
+        text += f" ({start['feature_rank']:.1f} at {when})"
     found = [text + "."]
     drift = end.get("drift")
     if defined(drift):

@@ -27,7 +27,7 @@ def build_report(run_folder: str | os.PathLike[str]) -> Path:
     Parameters
     ----------
     run_folder
-        Folder of a run of ``fit`` or ``finetune`` whose results are written.
+        Folder of a run of ``fit``, ``finetune`` or ``pretrain`` whose results are written.
 
     Returns
     -------
@@ -40,35 +40,50 @@ def build_report(run_folder: str | os.PathLike[str]) -> Path:
         When one of the two files is missing or damaged; the message names the file.
     """
     folder = Path(run_folder)
-    page = content.prepare(read_json(folder / "results.json"), read_json(folder / "run.json"), folder)
+    results, run = read_json(folder / "results.json"), read_json(folder / "run.json")
+    if isinstance(results, dict) and results.get("verb") == "pretrain":
+        from offshelf.report import pretraining  # it draws with what is defined here
+
+        return write_atomic(folder / "report.html", pretraining.render(results, run, folder))
+    page = content.prepare(results, run, folder)
     return write_atomic(folder / "report.html", render(page))
 
 
-def render(page: dict[str, Any]) -> str:
-    """The page's HTML from what `offshelf.report.content.prepare` gives."""
-    environment = Environment(
+def environment() -> Environment:
+    """Where every page's template is found, with the filters of `offshelf.report.numbers`."""
+    made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= FILTERS
+    made.filters |= FILTERS
+    return made
+
+
+def render(page: dict[str, Any]) -> str:
+    """The page's HTML from what `offshelf.report.content.prepare` gives."""
     details = _arms_in_full(page)
-    return environment.get_template("page.html.j2").render(
-        **page,
-        plots=_interval_plots(page),
-        plotted=min(len(page["arms"]), content.ARMS_IN_PLOT),
-        details=details,
-        details_left_out=len(page["arms"]) - len(details),
-        map_figure=_map_figure(page),
-        legend=_legend(page),
-        style=_own("style.css"),
-        script=_own("script.js"),
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            **page,
+            plots=_interval_plots(page),
+            plotted=min(len(page["arms"]), content.ARMS_IN_PLOT),
+            details=details,
+            details_left_out=len(page["arms"]) - len(details),
+            map_figure=_map_figure(page),
+            legend=_legend(page),
+            style=own("style.css"),
+            script=own("script.js"),
+        )
     )
 
 
-def _own(name: str) -> Markup:
+def own(name: str) -> Markup:
+    """A file of the templates folder, to stand in a page as it is."""
     return Markup((TEMPLATES / name).read_text(encoding="utf-8"))  # noqa: S704 (a file of this package)
 
 

@@ -17,7 +17,7 @@ from offshelf.errors import RunError
 # Shown at most; the page says how many there are in all.
 MISTAKES, BAD_FILES, DUPLICATES, CLASSES, COMPARISONS = 200, 200, 100, 200, 200
 ARMS_IN_FULL, ARMS_IN_PLOT, CURVES = 10, 30, 10
-THUMBNAIL_BYTES, DETAIL_BYTES = 950_000, 400_000  # together well below the promised 2 MB
+THUMBNAIL_BYTES, DETAIL_BYTES, SALIENCY_BYTES = 950_000, 400_000, 200_000  # together well below the promised 2 MB
 THUMBNAIL = re.compile(r"data:image/(?:jpeg|png|webp);base64,[A-Za-z0-9+/]+=*")
 EMPTY_CELL = {"value": None, "low": None, "high": None, "n": 0, "interval": "none"}
 LEVELS = {"alarm": 0, "warning": 1, "fine": 2}
@@ -102,6 +102,7 @@ def prepare(results: Any, run: Any, folder: Path) -> dict[str, Any]:
         "checks_run": len(_controls(results)),
         "mistakes": with_thumbnails(mistakes[:MISTAKES]),
         "mistakes_in_all": len(mistakes),
+        "saliency": pictured(results.get("saliency") or []),
         "map": results.get("map"),
         "data": data,
         "shown": {"bad_files": BAD_FILES, "duplicates": DUPLICATES, "classes": CLASSES},
@@ -291,6 +292,18 @@ def with_thumbnails(mistakes: list[dict[str, Any]]) -> list[dict[str, Any]]:
         fits = THUMBNAIL.fullmatch(picture) is not None and len(picture) <= left
         left -= len(picture) if fits else 0
         shown.append(mistake | {"thumbnail": picture if fits else None})
+    return shown
+
+
+def pictured(saliency: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Named rows of pictures, those left out of which one is no picture or which would make the page too large."""
+    left = SALIENCY_BYTES
+    shown = []
+    for one in saliency:
+        images = one.get("images") or []
+        left -= sum(len(image) for image in images)
+        if left >= 0 and images and all(THUMBNAIL.fullmatch(image) for image in images):
+            shown.append(one)
     return shown
 
 
