@@ -161,4 +161,5 @@ def _import_quietly() -> None:
     import lightning_fabric  # noqa: F401
 
     warnings.filterwarnings("ignore", module=r"lightning_fabric")
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")  # of 1x1 kernels
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)

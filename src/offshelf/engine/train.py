@@ -7,6 +7,7 @@ data workers. Lightning Fabric gives devices, precision and processes; what is t
 
 from __future__ import annotations
 
+import copy
 import signal
 import threading
 import time
@@ -178,7 +179,8 @@ class Loop:
         save_seconds: float,
         minutes: float | None,
     ) -> None:
-        self.module, self.data, self.training, self.watch = module, data, training, watch
+        self.module = self.given = module
+        self.data, self.training, self.watch = data, training, watch
         self.workers, self.keeper, self.save_seconds, self.minutes = workers, keeper, save_seconds, minutes
         self.trained = Trained("complete", 0)
         self.sums: dict[str, float] = {}
@@ -252,7 +254,10 @@ class Loop:
             world=fabric.world_size,
             accumulate=training.accumulate,
         )
-        self.layout = torch.channels_last if training.channels_last else torch.contiguous_format
+        shards = type(fabric.strategy).__name__ == "ModelParallelStrategy"  # which takes contiguous parameters alone
+        self.layout = torch.channels_last if training.channels_last and not shards else torch.contiguous_format
+        if shards:
+            self.module = copy.deepcopy(self.module)  # sharding changes a module for good; the given one gets weights
         self.module.to(device=fabric.device, memory_format=self.layout)
         self.module.train()
         if fabric.world_size > 1:
@@ -428,8 +433,12 @@ class Loop:
 
         average = {name: value.cpu() for name, value in self.average.values.items()} if self.average else None
         self.trained.average = average
-        if self.fabric.world_size > 1:
-            weights = snapshot(self.module, self.optimiser, self.sharded)[0]
+        if self.sharded:
+            weights = snapshot(self.module, self.optimiser, True)[0]  # whole on the first process, empty elsewhere
+            if self.fabric.is_global_zero:
+                self.given.load_state_dict(weights)
+        elif self.fabric.world_size > 1:
+            weights = snapshot(self.module, self.optimiser, False)[0]
             self.trained.packed = packed((weights, average))
             self.trained.average = None
             part_batch_norms(self.module)
