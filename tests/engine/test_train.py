@@ -95,6 +95,14 @@ def test_two_processes_give_the_losses_of_one() -> None:
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
 
 
+def answer_at_length(fabric: object) -> bytes:
+    return b"weights" * 100_000
+
+
+def test_a_child_process_answers_with_more_than_a_pipe_holds() -> None:
+    assert Launch(accelerator="cpu", devices=2).run(answer_at_length) == answer_at_length(None)
+
+
 def test_minutes_stop_at_a_step_and_the_rest_follows(tmp_path: Path) -> None:
     _, expected = run(None, steps=20)
     stopped, _ = run(tmp_path, steps=20, minutes=1e-9)

@@ -50,7 +50,7 @@ def test_a_folder_becomes_a_backbone_that_every_verb_takes(folder: Path, tmp_pat
     page = done.report.read_text(encoding="utf-8")
     assert "spark" in page and "decoder_width" in page
     model = timm.create_model(f"local-dir:{tmp_path / 'run' / 'model'}", pretrained=True)
-    assert model.pretrained_cfg["input_size"] == (3, 64, 64)
+    assert tuple(model.pretrained_cfg["input_size"]) == (3, 64, 64)
     fitted = fit(
         str(folder), backbones=[str(tmp_path / "run")], heads=["logistic"], control="none", out=tmp_path / "fit"
     )
