@@ -75,13 +75,13 @@ class Sizes:
     stored: int = 32
     side: int = 64
     unlabelled: int = 8_000
-    pretrain_epochs: int = 8
+    pretrain_epochs: int = 6
     pretrain_batch: int = 128
     depth: int = 2
     num_heads: int = 4
     labels_a_class: int = 50
     test: int = 4_000
-    finetune_epochs: int = 30
+    finetune_epochs: int = 25
     finetune_batch: int = 50
     learning_rates: tuple[float, ...] = (1e-3, 4e-3)
     pilot: int = 2_000

@@ -187,10 +187,13 @@ def test_pooling_of_the_paper() -> None:
     assert objective.pooling.summary.requires_grad  # learnt, not constant
 
 
-def test_layers_of_the_pooling_start_apart() -> None:
+def test_layers_of_the_pooling_start_apart_and_the_summary_small() -> None:
     torch.manual_seed(0)
-    one, two = AttentionPooling(8, 2, 2, 5, 0.0).layers
+    pooling = AttentionPooling(64, 2, 2, 5, 0.0)
+    one, two = pooling.layers
     assert not torch.equal(one.linear1.weight, two.linear1.weight)
+    assert pooling(torch.randn(50, 9, 64)).std().item() == pytest.approx(0.1, rel=0.02)
+    assert Positions(8, 64, factorised=False).vectors.std().item() == pytest.approx(0.2, rel=0.05)
 
 
 def test_hidden_pixels_do_not_reach_the_summary() -> None:
@@ -254,7 +257,7 @@ def test_gradients_reach_the_patch_network_through_queries_and_candidates() -> N
 
 
 def test_the_last_stage_is_neither_computed_nor_changed() -> None:
-    objective = small()
+    objective = small(network={"zero_init_last": False})
     objective.backbone.layer4.register_forward_hook(lambda *_: pytest.fail("the last stage was computed"))
     before = copy.deepcopy(objective.backbone.state_dict())
     data = PictureViews(np.random.default_rng(0).integers(0, 256, (8, 3, 64, 64), dtype=np.uint8), objective.views())
@@ -317,7 +320,7 @@ def test_views_are_the_same_one_by_one_and_pickle() -> None:
 def test_learnt_vectors_do_not_decay() -> None:
     objective = small()
     assert objective.no_weight_decay() <= {name for name, _ in objective.named_parameters()}
-    groups = objective.parameter_groups(0.03, 1e-4)
+    groups = objective.parameter_groups(0.1, 1e-4)
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert decay[id(objective.positions.vectors)] == decay[id(objective.pooling.summary)] == 0
     assert decay[id(objective.backbone.conv1.weight)] == 1e-4

@@ -11,9 +11,10 @@ v_i . h_j without temperature, and the loss is the cross-entropy of choosing pat
 
 Departures and readings: patches that are seen get their position before the attention pooling too (without it u could
 not know where the context came from; ``context_positions=False`` leaves it out); a patch is no smaller than the patch
-network's stride; widths of the attention pooling keep the paper's ratios to the backbone's; learnt vectors start with
-variance 1, as embeddings usually do (small ones hardly move the features); pictures are cropped and mirrored; the
-learning rate is 0.03 for batches of 128, since small networks learnt less at 0.1.
+network's stride; widths of the attention pooling keep the paper's ratios to the backbone's; the last gain of the
+attention pooling starts at 0.1 and learnt vectors with a deviation of 0.2, since scores without temperature otherwise
+start so far apart that the features shrink first; pictures are cropped and mirrored; the recipe's length is that of a
+small machine.
 
 Since the query is a sum, the score is u . h_j + pos(i) . h_j: the context can prefer a patch, but cannot say at which
 of the hidden positions it belongs. That is the paper's model, and is left so.
@@ -67,6 +68,7 @@ _EXPECTED = (
     "DLA, VoVNet, NFNet, HGNet, RepViT, StarNet, MambaOut, or a plain network of byobnet. Vision transformers can be "
     "pre-trained with mae-thorax, sit"
 )
+FIRST_GAIN, FIRST_DEVIATION = 0.1, 0.2
 PATCHES = (32, 16, 8)  # from which a side is taken when none is asked for
 RIGHT, WRONG = (0.1, 0.8, 0.1), (0.9, 0.1, 0.1)  # frames in the report's pictures
 
@@ -142,7 +144,7 @@ class Positions(nn.Module):
         super().__init__()
         self.grid, self.factorised = grid, factorised
         rows = 2 * grid if factorised else grid * grid
-        self.vectors = nn.Parameter(torch.randn(rows, width))
+        self.vectors = nn.Parameter(FIRST_DEVIATION * torch.randn(rows, width))
 
     def forward(self) -> torch.Tensor:
         """(n, width), patches row by row."""
@@ -157,14 +159,14 @@ class AttentionPooling(nn.Module):
 
     def __init__(self, width: int, depth: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.summary = nn.Parameter(torch.randn(1, 1, width))
+        self.summary = nn.Parameter(FIRST_DEVIATION * torch.randn(1, 1, width))
         # not nn.TransformerEncoder: its layers are copies of one, with the same first weights
-        self.layers = nn.Sequential(
-            *(
-                nn.TransformerEncoderLayer(width, heads, hidden, dropout, activation="gelu", batch_first=True)
-                for _ in range(depth)
-            )
-        )
+        layers = [
+            nn.TransformerEncoderLayer(width, heads, hidden, dropout, activation="gelu", batch_first=True)
+            for _ in range(depth)
+        ]
+        nn.init.constant_(layers[-1].norm2.weight, FIRST_GAIN)
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, k, width), in any order -> (B, width)."""
@@ -236,7 +238,7 @@ class Selfie(Objective):
     """
 
     recipe: ClassVar[Recipe] = Recipe(
-        optimiser="sgd", learning_rate=0.03, weight_decay=1e-4, betas=(0.9, 0.999), epochs=20, warmup=0.05
+        optimiser="sgd", learning_rate=0.1, weight_decay=1e-4, betas=(0.9, 0.999), epochs=20, warmup=0.05
     )
 
     def __init__(
