@@ -338,7 +338,7 @@ class Selfie(Objective):
         return {
             "picture": pictures,
             "seen": join_patches(blank, self.grid),
-            "patches put back (green: right)": join_patches(filled, self.grid),
+            "chosen": join_patches(filled, self.grid),
         }
 
 
