@@ -85,6 +85,22 @@ METHODS: dict[str, Method] = {
             claim="An ordinary convolutional network that is pre-trained by sparse, hierarchical masked modelling on "
             "pictures without labels is fine-tuned to a higher accuracy than the same network from scratch.",
         ),
+        Method(
+            slug="selfie",
+            where="offshelf.pretrain.selfie:Selfie",
+            part="pretrain",
+            title="Selfie: Self-supervised Pretraining for Image Embedding",
+            authors="Trinh, Luong, Le",
+            year=2019,
+            paper="arXiv 1906.02940",
+            purpose="Let a convolutional network learn from your pictures without labels: its first stages learn to "
+            "put hidden patches back where they came from, and the whole is then fine-tuned.",
+            parts=("Selfie",),
+            command="offshelf pretrain DATA --method selfie",
+            claim="The first three groups of blocks of a residual network, pre-trained to choose hidden patches of a "
+            "picture, give a higher accuracy, and a smaller spread over runs, when the whole network is fine-tuned on "
+            "few labels than training from scratch does.",
+        ),
     )
 }
 
