@@ -45,7 +45,8 @@ def left_out(codes: np.ndarray, groups: np.ndarray | None, share: float, seed: i
     if not len(rows):
         raise UsageError(
             f"validation_share={share} of {len(codes)} pictures leaves none to choose the epoch on; give a larger "
-            "share or more pictures, or set early_stopping=None."
+            "share or more pictures, or have the last epoch kept (early_stopping=None; in a screening study a share "
+            "of 0)."
         )
     return rows
 
