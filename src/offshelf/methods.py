@@ -71,6 +71,21 @@ METHODS: dict[str, Method] = {
             "signed power improve them further.",
         ),
         Method(
+            slug="covid-screening",
+            where="offshelf.transfer.covid_screening:CovidScreening",
+            part="transfer",
+            title="Can AI help in screening Viral and COVID-19 pneumonia?",
+            authors="Chowdhury, Rahman, Khandakar, Mazhar, Kadir, Mahbub, Islam, Khan, Iqbal, Al Emadi, Reaz, Islam",
+            year=2020,
+            paper="arXiv 2003.13145",
+            purpose="Fine-tune several pre-trained networks on a few hundred X-rays, with and without augmentation, "
+            "and report cross-validated rates with intervals and maps of where the networks looked.",
+            parts=("CovidScreening", "screening_table", "Screening", "class_activation"),
+            command="offshelf screen DATA",
+            claim="On a small set of chest X-rays, fine-tuning a network from pre-trained weights beats training it "
+            "from scratch, and geometric augmentation raises the out-of-fold accuracy further.",
+        ),
+        Method(
             slug="spark",
             where="offshelf.pretrain.spark:SparK",
             part="pretrain",
