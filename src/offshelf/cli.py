@@ -58,6 +58,14 @@ VERBS = {
         "Train all weights of a backbone on labelled pictures.",
         ("offshelf finetune photos/ --backbone resnet18.a1_in1k --epochs 20 --image-size 160",),
     ),
+    "screen": Verb(
+        "offshelf.jobs.screen:screen",
+        "Fine-tune networks over five folds, with and without augmentation, and show where they look.",
+        (
+            "offshelf screen xrays/ --backbones resnet18.a1_in1k densenet121.ra_in1k",
+            "offshelf screen patients.csv --group-column patient --only normal covid19 --epochs 8",
+        ),
+    ),
     "methods": Verb(
         "offshelf.jobs.methods:methods",
         "Show the methods in this library, one of them in full, or those nearest to some words.",
