@@ -17,6 +17,7 @@ from offshelf.engine.runs import machine, versions
 from offshelf.errors import DataError
 from offshelf.evaluate.metrics import ClassCounts, class_counts
 from offshelf.evaluate.resampling import resampled_weights
+from offshelf.evaluate.seeds import over_seeds
 
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "claims" / "results"
@@ -137,14 +138,11 @@ def seeded_interval(
         ``difference`` (``value`` without ``b``), ``low``, ``high``.
     """
     n_seeds = max(len(a), 1 if b is None else len(b))
-    drawn_seeds = np.random.default_rng([seed, 13]).integers(0, n_seeds, (n_boot, n_seeds))
     point, drawn = _by_seed(labels, a, units, metric, seed, n_boot)
     if b is not None:
         point_b, drawn_b = _by_seed(labels, b, units, metric, seed, n_boot)
         point, drawn = point - point_b, drawn - drawn_b  # (seeds,), (seeds, n_boot); one row serves all seeds
-    drawn = np.broadcast_to(drawn, (n_seeds, n_boot))
-    replicates = drawn[drawn_seeds.T, np.arange(n_boot)].mean(axis=0)
-    low, high = np.percentile(replicates, [2.5, 97.5])
+    low, high = np.percentile(over_seeds(drawn, n_seeds, seed), [2.5, 97.5])
     return {"value" if b is None else "difference": float(point.mean()), "low": float(low), "high": float(high)}
 
 

@@ -15,6 +15,10 @@ FROZEN = {
     "heads/v1": "2b6b95613fac13b263f107b8a1bcc98663867dfdae96ec488b6bcef3f3d3b7b3",
     "retrieval/v1": "d1ffb4b662cafd48cf03da4db5e4be0706ea8d06cf1a6d847da40fedc558731d",
     "finetune/v1": "379a5cc53bcf9ce95828396f0adffaf46885a4275f1d5f21bc5d5270f64b84db",
+    "finetune-folds/v1": "f093c6e15899b8017c1bae95e3f2d1fd47334b037b4749018b10ebc0f788208d",
+    "finetune-multi-label/v1": "63e2dcfdb0bc403876e8446e653389f8af99103916b21c738a15da2dcb49ad61",
+    "finetune-multi-label-folds/v1": "eb668d073420c1fcd83f1406682d8634adb3428d597d5fd8ba8090a6b851fab7",
+    "label-efficiency/v1": "5b58861d5f224e1b6fb8e3e5b43dc99106d59d17398be076b7fc9d0d8489fefe",
 }
 
 

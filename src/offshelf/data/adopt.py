@@ -39,6 +39,7 @@ class Choices:
     label_column: str | Sequence[str] | None = None
     group_column: str | None = None
     allow_outside: bool = False
+    label_separator: str | None = None
 
     @property
     def any(self) -> bool:
@@ -76,7 +77,7 @@ def adopt(
     if pictures is not None:
         new["image"] = (pictures, IMAGE)
 
-    labels = read_labels(raw, name, choices.label_column, exclude=used)
+    labels = read_labels(raw, name, choices.label_column, exclude=used, separator=choices.label_separator)
     used |= set(labels.columns)
     remarks += labels.remarks
     if labels.feature is not None:

@@ -1,4 +1,4 @@
-"""Labels of a table: one class a row, several columns of yes and no, or a list of names a row."""
+"""Labels of a table: one class a row, several columns of yes and no, or several names a row (a list, or one text)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 from offshelf.data.columns import LABEL_NAMES, find_column, sort_classes, texts_of, values_of
 from offshelf.data.hf import datasets
-from offshelf.errors import DataError
+from offshelf.errors import DataError, UsageError
 
 YES, NO = {"1", "1.0", "true", "yes"}, {"0", "0.0", "false", "no"}
 UNKNOWN = {"-1", "-1.0", "nan", "na"}  # -1 is how chest X-ray sets write "uncertain"
+NOTHING = {"no finding", "no findings", "none"}  # in place of names: none of them, and no name itself
 NAN = float("nan")
 
 
@@ -29,7 +30,11 @@ class Labels:
 
 
 def read_labels(
-    raw: datasets.Dataset, name: str, wanted: str | Sequence[str] | None, exclude: set[str] | None = None
+    raw: datasets.Dataset,
+    name: str,
+    wanted: str | Sequence[str] | None,
+    exclude: set[str] | None = None,
+    separator: str | None = None,
 ) -> Labels:
     """Find and read the labels of a table.
 
@@ -40,10 +45,17 @@ def read_labels(
         typed as a class label, or ``labels``.
     exclude : set of str, optional
         Columns already taken for something else.
+    separator : str, optional
+        What stands between the names where one cell holds several.
     """
     columns = [column for column in raw.column_names if column not in (exclude or set())]
     several = _wanted(wanted, columns)
     if len(several) > 1:
+        if separator is not None:
+            raise UsageError(
+                f"label_separator={separator!r} with {len(several)} label columns: a separator belongs to one column "
+                "of names, several columns hold 0 and 1. Leave one of the two out."
+            )
         return _from_columns(raw, name, [_existing(name, columns, column) for column in several])
     if several:
         column = _existing(name, columns, several[0])
@@ -57,6 +69,8 @@ def read_labels(
         if column != "labels" and labels.feature is not None:
             labels.remarks.append(f"Labels are read from the column {column!r}.")
         return labels
+    if separator is not None:
+        return _from_separated(raw, name, column, separator)
     return _one_class(raw, name, column)
 
 
@@ -155,6 +169,28 @@ def _from_lists(raw: datasets.Dataset, name: str, column: str) -> Labels:
         return Labels(columns=[column], remarks=[f"The label column {column!r} is empty; read without labels."])
     hot = [[NAN] * len(names) if row is None else [float(text in row) for text in names] for row in map(_as_set, texts)]
     return _multi_hot(hot, names, [column], [])
+
+
+def _from_separated(raw: datasets.Dataset, name: str, column: str, separator: str) -> Labels:
+    texts = texts_of(raw, column, name)
+    rows = [None if text is None else [part.strip() for part in text.split(separator)] for text in texts]
+    rows = [None if row is None else [part for part in row if part] for row in rows]
+    named = [None if row is None else {part for part in row if part.lower() not in NOTHING} for row in rows]
+    names = sort_classes(part for row in named for part in row or ())
+    if not names:
+        return Labels(columns=[column], remarks=[f"The label column {column!r} names no label; read without labels."])
+    remarks = [f"Labels are read from the column {column!r}, names between {separator!r}."]
+    nothing = sum(row is not None and not row for row in named)
+    words = sorted({part for row in rows for part in row or () if part.lower() in NOTHING})
+    if nothing and words:
+        remarks.append(
+            f"{nothing:,} rows say {' or '.join(map(repr, words))} and have none of the {len(names)} labels."
+        )
+    missing = named.count(None)
+    if missing:
+        remarks.append(f"{missing:,} of {len(named):,} rows have an empty label and count as unknown.")
+    hot = [[NAN] * len(names) if row is None else [float(part in row) for part in names] for row in named]
+    return _multi_hot(hot, names, [column], remarks)
 
 
 def _as_set(row: list[str] | None) -> set[str] | None:

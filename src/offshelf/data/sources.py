@@ -37,6 +37,7 @@ def open_dataset(
     label_column: str | Sequence[str] | None = None,
     group_column: str | None = None,
     allow_outside: bool = False,
+    label_separator: str | None = None,
 ) -> datasets.Dataset:
     """Open a source of pictures.
 
@@ -53,6 +54,10 @@ def open_dataset(
         commas) give multi-hot ``labels``.
     allow_outside : bool
         Let the paths of a table lead outside its own folder.
+    label_separator : str, optional
+        What stands between the names where a cell of the label column holds several (``"Edema|Effusion"``: ``"|"``);
+        they become multi-hot ``labels``. A cell that says "No Finding" or "none" has none of them, an empty one is
+        unknown.
 
     Returns
     -------
@@ -66,7 +71,9 @@ def open_dataset(
     UsageError
         Columns were named for a source that has none.
     """
-    choices = Choices(path_column, label_column, group_column, allow_outside)
+    if label_separator is not None and not label_separator.strip():
+        raise UsageError(f"label_separator={label_separator!r}: expected a sign or word between names, such as '|'.")
+    choices = Choices(path_column, label_column, group_column, allow_outside, label_separator)
     if isinstance(source, datasets.Dataset):
         return _take(_adopt_dataset(source, choices), split, "this Dataset")
     if isinstance(source, datasets.DatasetDict):
@@ -192,7 +199,8 @@ def _adopt_dict(parts: datasets.DatasetDict, name: str, choices: Choices, split:
 def _refuse_columns(choices: Choices, what: str) -> None:
     if choices.any:
         raise UsageError(
-            f"{what} has no columns; path_column, label_column, group_column and allow_outside belong to tables. "
+            f"{what} has no columns; path_column, label_column, label_separator, group_column and allow_outside "
+            "belong to tables. "
             "Leave them out, or give a table as the source."
         )
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from offshelf.errors import UsageError, near
+from offshelf.evaluate.multi_label import FEWEST_GROUPS, MULTI_LABEL_METRICS
 from offshelf.evaluate.reliability import CALIBRATION_ERROR
 from offshelf.evaluate.splits import Fold
 
@@ -179,7 +180,52 @@ FINETUNE_V1 = Protocol(
     n_inner_folds=0,
 )
 
-PROTOCOLS = {protocol.label: protocol for protocol in (HEADS_V1, RETRIEVAL_V1, FINETUNE_V1)}
+FINETUNE_FOLDS_V1 = replace(
+    FINETUNE_V1,
+    name="finetune-folds",
+    pooling="predictions of all test parts pooled; every row counted once; a network of its own for every fold",
+    n_folds=5,
+)
+
+MULTI_LABEL_V1 = replace(
+    FINETUNE_V1,
+    name="finetune-multi-label",
+    question="how well does a network whose weights were all trained on the training rows tell, label by label, which "
+    "of other images have it",
+    metrics=MULTI_LABEL_METRICS,
+    primary_metric="macro_auroc",
+    interval=f"{CLUSTER_BOOTSTRAP}; unknown answers are left aside, and means are over the labels with both answers in "
+    f"every training part and in at least {FEWEST_GROUPS} tested groups each",
+)
+MULTI_LABEL_FOLDS_V1 = replace(
+    MULTI_LABEL_V1, name="finetune-multi-label-folds", pooling=FINETUNE_FOLDS_V1.pooling, n_folds=5
+)
+
+LABEL_EFFICIENCY_V1 = replace(
+    FINETUNE_V1,
+    name="label-efficiency",
+    question="how does the score grow with the number of labelled training rows",
+    regularisation="as given in the settings; small numbers pass more often over their rows: 200 steps at least, or as "
+    "many as all rows would get if those are fewer",
+    pooling="the same test part for every number of labels; the labelled rows of a seed are nested, stratified by "
+    "class, groups whole; mean over the seeds",
+    interval="95 % percentile interval over resampled groups of test rows and resampled seeds together",
+    verdict="one more step of labels helps when the paired interval of the difference leaves out 0",
+    n_seeds=3,
+)
+
+PROTOCOLS = {
+    protocol.label: protocol
+    for protocol in (
+        HEADS_V1,
+        RETRIEVAL_V1,
+        FINETUNE_V1,
+        FINETUNE_FOLDS_V1,
+        MULTI_LABEL_V1,
+        MULTI_LABEL_FOLDS_V1,
+        LABEL_EFFICIENCY_V1,
+    )
+}
 
 
 def get_protocol(label: str) -> Protocol:

@@ -8,16 +8,21 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from offshelf.data.columns import class_names
 from offshelf.data.samples import Samples, as_samples
 from offshelf.data.summary import check_groups, summarise
 from offshelf.errors import DataError
+from offshelf.evaluate.label_folds import label_folds
 from offshelf.evaluate.splits import Fold, outer_folds
 from offshelf.transfer.deep_features import DeepFeatures
 
 
 @dataclass
 class Rows:
-    """The rows a study can use: readable and labelled, with what must stay together."""
+    """The rows a study can use: readable and labelled, with what must stay together.
+
+    ``labels`` are class numbers (n,); where a picture may have several labels, (n, K) of 1, 0 and NaN (unknown).
+    """
 
     samples: Samples
     labels: np.ndarray
@@ -36,6 +41,8 @@ class Rows:
     def outer_folds(self, n_folds: int, seed: int) -> list[Fold]:
         """Folds to measure on. Equal pictures stay together, but given splits are kept as given, and reported."""
         whole = self.together if self.splits is None else self.groups
+        if self.labels.ndim == 2:
+            return label_folds(self.labels, whole, self.splits, n_folds=n_folds, seed=seed)
         return outer_folds(self.labels, whole, self.splits, n_folds=n_folds, seed=seed, classes=self.classes)
 
 
@@ -50,15 +57,63 @@ def usable_rows(
         When nothing is left, there are no labels at all, or a group stands in two given splits.
     """
     require_labels(dataset, source)
+    return _rows(dataset, source, errors, keys, ignore_splits, *_one_label(dataset))
+
+
+def usable_label_rows(
+    dataset: Dataset, source: str, errors: dict[int, Any], keys: list[bytes | None], ignore_splits: bool
+) -> Rows:
+    """`usable_rows` for several labels a picture: rows of which at least one label is known.
+
+    Labels that all readable pictures answer alike cannot be learnt; they are left out, and named in ``data["notes"]``.
+    """
+    table, classes, remark = _several_labels(dataset, source, errors)
+    found = _rows(dataset, source, errors, keys, ignore_splits, table, classes, ~np.isnan(table).all(axis=1))
+    found.data["notes"] = found.data["notes"] + remark
+    return found
+
+
+def _one_label(dataset: Dataset) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Class numbers, their names, and which rows have one."""
     column = dataset["label"][:]
-    good = np.array([i for i, label in enumerate(column) if label is not None and i not in errors], dtype=int)
-    unlabelled = sum(label is None for label in column)
+    labelled = np.array([label is not None for label in column], dtype=bool)
+    return np.array([-1 if label is None else label for label in column]), dataset.features["label"].names, labelled
+
+
+def _several_labels(dataset: Dataset, source: str, errors: dict[int, Any]) -> tuple[np.ndarray, list[str], list[str]]:
+    """The table of answers without labels that never differ, the names left, and a remark on those left out."""
+    table = np.array(dataset["labels"][:], dtype=float).reshape(len(dataset), -1)
+    names = class_names(dataset) or [str(number) for number in range(table.shape[1])]
+    read = np.ones(len(table), dtype=bool)
+    read[list(errors)] = False
+    differing = np.array([len(np.unique(column[read & ~np.isnan(column)])) > 1 for column in table.T])
+    if not differing.any():
+        raise DataError(
+            f"{source}: none of the labels {', '.join(names[:10])} is 1 for some pictures and 0 for others; there is "
+            "nothing to tell apart. Name other columns with --label-columns."
+        )
+    dropped = [name for name, kept in zip(names, differing) if not kept]
+    remark = [f"Left out, since all pictures answer alike: {', '.join(dropped)}."] if dropped else []
+    return table[:, differing], [name for name, kept in zip(names, differing) if kept], remark
+
+
+def _rows(
+    dataset: Dataset,
+    source: str,
+    errors: dict[int, Any],
+    keys: list[bytes | None],
+    ignore_splits: bool,
+    labels: np.ndarray,
+    classes: list[str],
+    labelled: np.ndarray,
+) -> Rows:
+    """The readable among the ``labelled`` rows."""
+    good = np.array([i for i in np.flatnonzero(labelled) if i not in errors], dtype=int)
+    unlabelled = int((~labelled).sum())
     if not len(good):
         first = f"; first unreadable: {next(iter(errors.values()))}" if errors else ""
         raise DataError(f"{source}: none of {len(dataset)} pictures can be used ({unlabelled} without a label{first}).")
     kept = dataset.select(good)
-    classes = list(dataset.features["label"].names)
-    labels = np.array([column[i] for i in good])
     groups = text_column(kept, "group")
     splits = None if ignore_splits else text_column(kept, "split")
     if splits is not None:
@@ -69,7 +124,7 @@ def usable_rows(
         "source": source,
         "n": len(dataset),
         "n_used": len(good),
-        "unlabelled": int(unlabelled),
+        "unlabelled": unlabelled,
         "bad_files": [{"path": error.path, "error": error.reason} for error in errors.values()],
     }
     if splits is None:
@@ -78,8 +133,8 @@ def usable_rows(
         data["groups"] = None
     return Rows(
         samples,
-        labels,
-        classes,
+        labels[good],
+        list(classes),
         groups,
         splits,
         text_column(kept, "source"),
@@ -91,6 +146,11 @@ def usable_rows(
 
 def require_labels(dataset: Dataset, source: str) -> None:
     """Refuse a data set without a label column, before any work is done on it."""
+    if "labels" in dataset.column_names:
+        raise DataError(
+            f"{source}: several labels a picture; this verb takes one. Name one column (--label-column NAME), or train "
+            "on several with `offshelf finetune`."
+        )
     if "label" not in dataset.column_names:
         raise DataError(
             f"{source}: no labels. Class folders are needed, or a manifest with a label column (--label-column NAME)."

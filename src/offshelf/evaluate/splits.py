@@ -207,9 +207,34 @@ def _given_split(
     y: np.ndarray, codes: np.ndarray, groups: Any, splits: Sequence[Any] | np.ndarray, classes: Sequence[str] | None
 ) -> Fold | None:
     """The one fold of a split column, or ``None`` when all rows are training rows."""
+    part = given_test_part(codes, groups, splits)
+    if part is None:
+        return None
+    test, name = part
+    _check_two_classes(y[~test], "the training part of the split column", classes)
+    unseen = np.setdiff1d(y[test], y[~test])
+    note = ""
+    if unseen.size:
+        note = (
+            f"class {', '.join(_name(c, classes) for c in unseen)} has test images but no training image, "
+            "so each of them counts as wrong"
+        )
+    return Fold(np.flatnonzero(~test), np.flatnonzero(test), name, note)
+
+
+def given_test_part(
+    codes: np.ndarray, groups: Any, splits: Sequence[Any] | np.ndarray
+) -> tuple[np.ndarray, str] | None:
+    """Which rows ``(n,)`` a split column tests, and what that part is called; ``None`` when all rows train.
+
+    Raises
+    ------
+    DataError
+        An unknown split name, no training rows, or a group on both sides.
+    """
     values = splits.tolist() if isinstance(splits, np.ndarray) else list(splits)
-    if len(values) != len(y):
-        raise DataError(f"split column: {len(values)} values for {len(y)} rows; give one a row")
+    if len(values) != len(codes):
+        raise DataError(f"split column: {len(values)} values for {len(codes)} rows; give one a row")
     for row, value in enumerate(values):
         if is_missing(value) or value not in SPLIT_NAMES:
             raise DataError(
@@ -224,7 +249,7 @@ def _given_split(
     else:
         test, name = column == "validation", "validation split, used as test part"
     if np.all(test):
-        raise DataError(f"split column: all {len(y)} rows are {name.split()[0]} rows; mark some as train")
+        raise DataError(f"split column: all {len(codes)} rows are {name.split()[0]} rows; mark some as train")
     shared = np.intersect1d(codes[~test], codes[test])
     if shared.size:
         names = [str(list(groups)[int(np.flatnonzero(codes == code)[0])]) for code in shared[:3]]
@@ -232,15 +257,7 @@ def _given_split(
             f"group {', '.join(names)}: in the training and in the test part ({shared.size} such groups); mend the "
             "split column so that every group is on one side, or leave it out to cross-validate"
         )
-    _check_two_classes(y[~test], "the training part of the split column", classes)
-    unseen = np.setdiff1d(y[test], y[~test])
-    note = ""
-    if unseen.size:
-        note = (
-            f"class {', '.join(_name(c, classes) for c in unseen)} has test images but no training image, "
-            "so each of them counts as wrong"
-        )
-    return Fold(np.flatnonzero(~test), np.flatnonzero(test), name, note)
+    return test, name
 
 
 def _stratified(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+CALLED = {"balanced_accuracy": "balanced accuracy", "macro_auroc": "mean AUROC"}
+
 
 def sentences(results: dict[str, Any]) -> list[str]:
     """The verdict at the top of a report, most important first."""
-    parts = (_best, _ties, _controls, _retrieval, _data, _backbones)
+    parts = (_best, _labels_left_out, _fewer_labels, _ties, _controls, _retrieval, _data, _backbones)
     return [sentence for part in parts for sentence in part(results)]
 
 
 def _best(results: dict[str, Any]) -> list[str]:
     arm = next(arm for arm in results["arms"] if arm["name"] == results["best"])
-    score, chance = arm["metrics"]["balanced_accuracy"], results["baselines"]["chance"]
-    text = f"Best: {results['best']}, balanced accuracy {shown(score)} on {score['n']} pictures (chance {chance:.3f})."
+    metric = results.get("primary_metric") or "balanced_accuracy"
+    score, chance = arm["metrics"][metric], results["baselines"]["chance"]
+    text = f"Best: {results['best']}, {CALLED[metric]} {shown(score)} on {score['n']} pictures (chance {chance:.3f})."
     if not defined(score["low"]):
         text += " Too few pictures of a class for an interval: do not rely on this number."
     elif score["low"] <= chance:
@@ -23,6 +26,39 @@ def _best(results: dict[str, Any]) -> list[str]:
     if selected and selected["arms"] > 1 and defined(selected["value"]):
         text += f" Corrected for choosing among {selected['arms']} on the same pictures: {shown(selected)}."
     return [text]
+
+
+def _labels_left_out(results: dict[str, Any]) -> list[str]:
+    left_out = (results.get("multi_label") or {}).get("left_out") or {}
+    if not left_out:
+        return []
+    named = "; ".join(f"{name} ({why})" for name, why in left_out.items())
+    return [f"Not in the mean: {named}."]
+
+
+def _fewer_labels(results: dict[str, Any]) -> list[str]:
+    curve = results.get("label_efficiency")
+    if not curve:
+        return []
+    metric, points = curve["metric"], curve["points"]
+    first, last = points[0], points[-1]
+    found = [
+        f"With {first['labels']} of the labels ({first['n']} pictures) {CALLED[metric]} is "
+        f"{shown(first['metrics'][metric])}, with {last['labels']} ({last['n']}) {shown(last['metrics'][metric])}; "
+        f"mean of {len(curve['seeds'])} seeds."
+    ]
+    gain, before = last["gain"], points[-2]
+    if defined(gain["low"]):
+        step = f"From {before['n']} to {last['n']} labelled pictures: {gain['value']:+.3f} [{gain['low']:+.3f}, "
+        step += f"{gain['high']:+.3f}]. "
+        if gain["low"] > 0:
+            step += "More labels were still helping."
+        elif gain["high"] < 0:
+            step += "More labels made it worse: look at the labels and the settings."
+        else:
+            step += "Whether the last labels helped cannot be told."
+        found.append(step)
+    return found
 
 
 def shown(cell: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from offshelf.engine.files import read_json, write_atomic
-from offshelf.report import content, figures
+from offshelf.report import content, figures, label_curve
 from offshelf.report.inline_svg import DASHES, MARKERS, SERIES
 from offshelf.report.numbers import FILTERS
 
@@ -76,6 +76,10 @@ def render(page: dict[str, Any]) -> str:
             details_left_out=len(page["arms"]) - len(details),
             map_figure=_map_figure(page),
             legend=_legend(page),
+            curve=label_curve.figures_of(
+                page["label_efficiency"], {metric.key: metric.label for metric in page["metrics"]}
+            ),
+            training=label_curve.training_chart(page["history"]),
             style=own("style.css"),
             script=own("script.js"),
         )
@@ -97,7 +101,7 @@ def _interval_plots(page: dict[str, Any]) -> dict[str, Markup]:
             "line_label": f"{one.line_label} {one.line:.3f}" if one.line is not None else "",
         }
         for one in page["metrics"]
-        if one is page["primary"] or one.key == "accuracy"
+        if one is page["primary"] or one.key == ("macro_average_precision" if page["multi_label"] else "accuracy")
     ]
     leader = page["best"]["tie_group"]
     rows = [

@@ -91,7 +91,11 @@ def prepare(results: Any, run: Any, folder: Path) -> dict[str, Any]:
         "baselines": results["baselines"],
         "metrics": metrics,
         "primary": metrics[0],
-        "per_class": per_class_columns(len(results["classes"])),
+        "per_class": per_class_columns(results),
+        "multi_label": results.get("multi_label"),
+        "label_efficiency": results.get("label_efficiency"),
+        "history": results.get("history") or [],
+        "trained": results.get("trained") or {},
         "arms": arms,
         "best": best,
         "tied": len(arms) > 1 and any(arm["tie_group"] for arm in arms),
@@ -137,7 +141,7 @@ def metric_columns(results: dict[str, Any], primary: str) -> list[Metric]:
     number of tested classes) on average over the classes. A uniform guess over K classes has a log loss of ``ln K`` and
     a Brier score of ``1 - 1/K``, halved with two classes as in `offshelf.evaluate.reliability`.
     """
-    number = len(results["classes"])
+    number, several = len(results["classes"]), bool(results.get("multi_label"))
     chance, majority = results["baselines"].get("chance"), results["baselines"].get("majority")
     uniform_brier = (1 - 1 / number) * (0.5 if number == 2 else 1)
     known = [
@@ -150,6 +154,14 @@ def metric_columns(results: dict[str, Any], primary: str) -> list[Metric]:
         Metric("brier", "Brier score", False, uniform_brier, "uniform guess"),
         Metric("calibration_error", "Calibration error", False, None, "0 is perfect"),
     ]
+    if several:  # a label is asked for by itself: guesses over all classes say nothing
+        prevalence = results["baselines"].get("prevalence")
+        known = [
+            Metric("macro_auroc", "Mean AUROC", True, 0.5, "chance"),
+            Metric("macro_average_precision", "Mean average precision", True, prevalence, "chance"),
+            Metric("macro_f1", "Mean F1", True, None, "yes from 0.5 on"),
+            Metric("brier", "Brier score", False, None, "0 is perfect"),
+        ]
     carried = {key: None for arm in results["arms"] for key in arm["metrics"]}
     columns = [metric for metric in known if metric.key in carried]
     names = {metric.key for metric in known}
@@ -173,8 +185,17 @@ def majority_f1(results: dict[str, Any]) -> float | None:
     return 2 * share / (1 + share) / sum(count > 0 for count in counts)
 
 
-def per_class_columns(classes: int) -> list[PerClass]:
+def per_class_columns(results: dict[str, Any]) -> list[PerClass]:
     """Columns of the per-class table with what a guess reaches."""
+    if results.get("multi_label"):
+        return [
+            PerClass("auroc", "AUROC", "chance 0.500"),
+            PerClass("average_precision", "Average precision", "chance = share"),
+            PerClass("sensitivity", "Sensitivity", "yes from 0.5 on"),
+            PerClass("specificity", "Specificity", "yes from 0.5 on"),
+            PerClass("precision", "Precision", "yes from 0.5 on"),
+        ]
+    classes = len(results["classes"])
     guess, rest = f"uniform guess {1 / classes:.3f}", f"uniform guess {1 - 1 / classes:.3f}"
     return [
         PerClass("sensitivity", "Sensitivity", guess),
@@ -204,8 +225,9 @@ def ranked(results: dict[str, Any], metrics: list[Metric]) -> list[dict[str, Any
         arm["metrics"] = {metric.key: cell(given["metrics"].get(metric.key)) for metric in metrics}
         arm["per_class"] = {name: arm.get("per_class", {}).get(name) or {} for name in results["classes"]}
         for name, row in arm["per_class"].items():
-            columns = per_class_columns(len(results["classes"]))
+            columns = per_class_columns(results)
             arm["per_class"][name] = {"n": row.get("n") or 0} | {one.key: cell(row.get(one.key)) for one in columns}
+            arm["per_class"][name] |= {"known": row.get("known"), "measured": row.get("measured", True)}
         arm["calibration"] = [
             one | {"accuracy": cell(one.get("accuracy")), "n": one.get("n") or 0} for one in arm["calibration"]
         ]
@@ -250,11 +272,12 @@ def curves(arm: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def class_rows(arm: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Rows of an arm's per-class table in class order; with more than two hundred, those of the lowest F1."""
+    """Rows of an arm's per-class table in class order; with more than two hundred, those of the lowest F1 or AUROC."""
     rows = arm["per_class"]
     if len(rows) <= CLASSES:
         return rows
-    worst = sorted(rows, key=lambda name: math.inf if rows[name]["f1"]["value"] is None else rows[name]["f1"]["value"])
+    key = "f1" if "f1" in next(iter(rows.values())) else "auroc"
+    worst = sorted(rows, key=lambda name: math.inf if rows[name][key]["value"] is None else rows[name][key]["value"])
     return {name: rows[name] for name in worst[:CLASSES]}
 
 

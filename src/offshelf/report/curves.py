@@ -1,4 +1,6 @@
-"""Curves over the steps of a training: lines with or without intervals, gaps where a number is missing, a chance line.
+"""Curves over the steps of a training or the number of labels, with or without intervals, and a chance line.
+
+A number that is missing leaves a gap.
 
 Drawn in the page's own colours as the other figures are; see `offshelf.report.inline_svg`.
 """
@@ -11,13 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from offshelf.report.figures import signs
 from offshelf.report.inline_svg import ACCENT, INK, LINE, PAGE, axes, canvas, inline, style
 
 POINTS = 300  # of one line; more are drawn as means of neighbours
 POINTS_WITH_MARKERS = 40
+LEAST_APART = 36  # pixels between the labels of a logarithmic axis
 
 
 class Curve(NamedTuple):
@@ -37,6 +40,8 @@ def line_chart(
     size: tuple[int, int] = (320, 210),
     line: float | None = None,
     line_label: str = "",
+    over: str = "step",
+    log: bool = False,
 ) -> Markup:
     """Curves over steps as one ``<svg>``; a single one in the accent colour, several as `signs` has them.
 
@@ -50,6 +55,10 @@ def line_chart(
         In CSS pixels.
     line, line_label
         A dashed line across, such as chance.
+    over
+        What the horizontal axis counts.
+    log
+        A logarithmic horizontal axis, with a tick at each step where they do not crowd.
     """
     width, height = size
     with style():
@@ -76,21 +85,27 @@ def line_chart(
                 textcoords="offset points", ha="right", va="top" if under else "bottom", fontsize=8.25,
                 bbox={"facecolor": PAGE, "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
             )  # fmt: skip
+        if log:
+            area.set_xscale("log")
         flat = all(len(set(curve.steps)) == 1 for curve in curves)
         if flat:
             only = curves[0].steps[0]
             area.set_xlim(only - 1, only + 1)
             area.set_xticks([only])
+        elif log:
+            area.margins(x=0.04)
+            area.set_xticks(_apart(sorted({step for curve in curves for step in curve.steps}), width - 68))
+            area.xaxis.set_minor_locator(NullLocator())
         else:
             area.margins(x=0.02)
             area.xaxis.set_major_locator(MaxNLocator(4 if width < 500 else 8, integer=True))
         area.yaxis.set_major_locator(MaxNLocator(4 if height < 260 else 6, min_n_ticks=3))
         area.xaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:,.0f}"))
         area.yaxis.set_major_formatter(FuncFormatter(lambda value, place: plain(value)))
-        area.set_xlabel("step")
+        area.set_xlabel(over if over == "step" else f"{over}s")
         area.grid(axis="y", color=LINE, linewidth=0.5)
         area.set_axisbelow(True)
-        return inline(figure, prefix, f"{title} over steps: {'; '.join(_spoken(curve) for curve in curves)}.")
+        return inline(figure, prefix, f"{title} over {over}s: {'; '.join(_spoken(curve, over) for curve in curves)}.")
 
 
 def thinned(
@@ -131,9 +146,19 @@ def plain(value: float) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def _spoken(curve: Curve) -> str:
+def _apart(steps: Sequence[float], width: float) -> list[float]:
+    """The ends, and of the steps between them those that stand far enough from their neighbours to be read."""
+    place = {step: math.log(step / steps[0]) / math.log(steps[-1] / steps[0]) * width for step in steps}
+    kept = [steps[-1]]
+    for step in reversed(steps[1:-1]):
+        if min(place[kept[-1]] - place[step], place[step]) >= LEAST_APART:
+            kept.append(step)
+    return [steps[0], *kept[::-1]]
+
+
+def _spoken(curve: Curve, over: str) -> str:
     known = [(step, value) for step, value in zip(curve.steps, curve.values) if value is not None]
     (first, start), (last, end) = known[0], known[-1]
     if first == last:
-        return f"{curve.label} {start:.4g} at step {first:,.0f}"
-    return f"{curve.label} from {start:.4g} at step {first:,.0f} to {end:.4g} at step {last:,.0f}"
+        return f"{curve.label} {start:.4g} at {over} {first:,.0f}"
+    return f"{curve.label} from {start:.4g} at {over} {first:,.0f} to {end:.4g} at {over} {last:,.0f}"
