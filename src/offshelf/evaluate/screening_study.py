@@ -47,6 +47,8 @@ SCREENING_V1 = replace(
     name="screening",
     question="how well do networks whose weights were all trained on the training part of a fold name the class of "
     "the pictures outside it, with and without augmentation",
+    regularisation="as given in the settings; the epoch by the lowest loss on the validation share of a training part, "
+    "groups whole; nothing is chosen on the rows that score",
     pooling="predictions of all test parts pooled; every row counted once; folds drawn over all classes, groups whole",
     verdict="arms are told apart when the paired interval of the difference leaves out 0 and at least 6 groups differ",
     n_folds=5,
