@@ -422,14 +422,16 @@ def striped(n: int = 48) -> tuple[np.ndarray, np.ndarray]:
 
 def test_training_learns_all_tasks_and_their_weights_and_the_export_is_plain(tmp_path: Path) -> None:
     table, labels = striped()
-    objective = small("vit_tiny_patch16_224", crop_scale=(0.5, 1.0))
-    plan = Training.of(replace(objective.recipe, batch_size=24), n=48, epochs=40, seed=0, log_every=1)
+    easy: dict[str, Any] = {"crop_scale": (0.7, 1.0), "jitter": 0.0, "flip": False, "grey_and_blur": False}
+    objective = small("vit_tiny_patch16_224", **easy, max_replaced=0.1)
+    plan = Training.of(
+        replace(objective.recipe, batch_size=24, learning_rate=3e-3), n=48, epochs=40, seed=0, log_every=1
+    )
     told = train(objective, PictureViews(table, objective.views(), seed=0), plan).history
     early, late = ({k: np.mean([r[k] for r in part]) for k in told[0]} for part in (told[:6], told[-6:]))
-    assert late["loss"] < early["loss"] - 0.3
-    for task in ("reconstruction", "rotation", "contrast"):
-        assert late[task] < early[task] - 0.05, task
-    assert late["rotation_accuracy"] > 0.5  # 0.25 by chance
+    for task, least in (("loss", 0.3), ("reconstruction", 0.1), ("rotation", 0.1), ("contrast", 0.3)):
+        assert late[task] < early[task] - least, task
+    assert late["rotation_accuracy"] > 0.35  # 0.25 by chance
     assert late["log_variance_reconstruction"] < early["log_variance_reconstruction"]  # falls towards 2 ln L < 0
     assert late["log_variance_contrast"] > early["log_variance_contrast"]  # rises towards ln 2L
 
