@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: features, memory, probes; ``tables`` writes the kept results into the README."""
+"""``python -m benchmarks``: features, memory, probes, training; ``tables`` writes the kept results into the README."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from cyclopts import App, Parameter
 from benchmarks import features as features_side
 from benchmarks import memory as memory_side
 from benchmarks import probes as probes_side
+from benchmarks import training as training_side
 from benchmarks.tables import refresh, show
 from offshelf.engine.files import write_json
 from offshelf.errors import OffshelfError
@@ -109,6 +110,34 @@ def probes(*, size: str = "small", heads: list[str] | None = None, rounds: int =
         keep the result in this file.
     """
     _finish(probes_side.measure(size, heads or probes_side.HEADS, rounds, _command(), _say), json)
+
+
+@app.command
+def training(
+    *,
+    size: str = "small",
+    parts: list[str] | None = None,
+    rounds: int = 3,
+    threads: int = CORES,
+    json: JsonFile = None,
+) -> None:
+    """Training: the engine against a bare loop, augmentation, precision, masked autoencoding against its mask.
+
+    Parameters
+    ----------
+    size
+        toy or small.
+    parts
+        some of engine, augmentation, precision, mask; all by default.
+    rounds
+        how often all contestants run, in turn.
+    threads
+        threads a process; augmentation has one.
+    json
+        keep the result in this file.
+    """
+    chosen = parts or training_side.PARTS
+    _finish(training_side.measure(size, chosen, rounds, threads, _command(), _say), json)
 
 
 @app.command

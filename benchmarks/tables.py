@@ -46,9 +46,10 @@ def spread(ratio: dict[str, float]) -> str:
 
 def tables_of(kept: dict[str, Any]) -> list[Table]:
     """The tables of any result."""
-    from benchmarks import features, memory, probes
+    from benchmarks import features, memory, probes, training
 
-    return {"features": features, "memory": memory, "probes": probes}[kept["benchmark"]].tables(kept)
+    sides = {"features": features, "memory": memory, "probes": probes, "training": training}
+    return sides[kept["benchmark"]].tables(kept)
 
 
 def show(kept: dict[str, Any]) -> None:

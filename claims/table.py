@@ -11,6 +11,10 @@ from offshelf.methods import METHODS
 START, END = "<!-- claim: start (python -m claims --tables) -->", "<!-- claim: end -->"
 
 
+EXTRA = {"embedded-networks": "docs/reference/embedded-networks.md"}
+"""What is measured beside the methods' claims, and its page."""
+
+
 def markdown(record: dict[str, Any]) -> str:
     """The claim's table in MyST Markdown: every row has its interval, and the verdict its rule."""
     lines = [
@@ -38,12 +42,14 @@ def _rows(table: dict[str, Any]) -> list[str]:
 def refresh() -> list[str]:
     """Write every kept result into its page and into the package; return the slugs that changed a file."""
     changed, verdicts = [], {}
-    for slug in METHODS:
+    pages = {slug: f"docs/methods/{slug}.md" for slug in METHODS} | EXTRA
+    for slug, place in pages.items():
         record = read(slug)
         if record is None:
             continue
-        verdicts[slug] = {key: record[key] for key in ("verdict", "sentence", "date", "command")}
-        page = PROJECT / "docs" / "methods" / f"{slug}.md"
+        if slug in METHODS:
+            verdicts[slug] = {key: record[key] for key in ("verdict", "sentence", "date", "command")}
+        page = PROJECT / place
         text = page.read_text(encoding="utf-8")
         before, rest = text.split(START)
         after = rest.split(END)[1]

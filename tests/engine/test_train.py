@@ -83,6 +83,29 @@ def test_equal_trainings_are_equal_and_a_probe_disturbs_nothing() -> None:
     assert "2 parameters are not reached by the loss and stay: spare.weight, spare.bias" in plain.notes
 
 
+def test_a_probe_of_the_average_sees_it_and_the_training_does_not() -> None:
+    def probe(step: int, module: nn.Module) -> dict[str, float]:
+        return {"sum": float(module.net[0].weight.detach().sum())}
+
+    plain, expected = run(None, steps=12, watch=Watch(probe=probe, probe_every=6))
+    averaged, found = run(None, steps=12, watch=Watch(probe=probe, probe_every=6, probe_average=True))
+    assert found == expected
+    assert averaged.average is not None
+    assert averaged.probes[-1]["sum"] == float(averaged.average["net.0.weight"].sum()) != plain.probes[-1]["sum"]
+
+
+def test_the_signal_to_end_means_what_it_meant_after_a_training(tmp_path: Path) -> None:
+    import signal
+
+    before = signal.getsignal(signal.SIGTERM)
+    seen: list[object] = []
+    watch = Watch(probe=lambda step, module: seen.append(signal.getsignal(signal.SIGTERM)) or {}, probe_every=2)
+    run(None, steps=2, watch=watch)
+    assert seen == [before, before]  # nothing to save first
+    run(tmp_path, steps=2, watch=watch)
+    assert before not in seen[2:] and signal.getsignal(signal.SIGTERM) == before
+
+
 def test_two_processes_give_the_losses_of_one() -> None:
     class NoDropout(Contrast):
         def __init__(self) -> None:
@@ -93,6 +116,14 @@ def test_two_processes_give_the_losses_of_one() -> None:
     several, _ = run(None, steps=10, module=NoDropout(), devices=2)
     for one, two in zip(alone.history, several.history, strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+
+
+def answer_at_length(fabric: object) -> bytes:
+    return b"weights" * 100_000
+
+
+def test_a_child_process_answers_with_more_than_a_pipe_holds() -> None:
+    assert Launch(accelerator="cpu", devices=2).run(answer_at_length) == answer_at_length(None)
 
 
 def test_minutes_stop_at_a_step_and_the_rest_follows(tmp_path: Path) -> None:

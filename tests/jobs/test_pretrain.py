@@ -50,7 +50,7 @@ def test_a_folder_becomes_a_backbone_that_every_verb_takes(folder: Path, tmp_pat
     page = done.report.read_text(encoding="utf-8")
     assert "spark" in page and "decoder_width" in page
     model = timm.create_model(f"local-dir:{tmp_path / 'run' / 'model'}", pretrained=True)
-    assert model.pretrained_cfg["input_size"] == (3, 64, 64)
+    assert tuple(model.pretrained_cfg["input_size"]) == (3, 64, 64)
     fitted = fit(
         str(folder), backbones=[str(tmp_path / "run")], heads=["logistic"], control="none", out=tmp_path / "fit"
     )
@@ -226,3 +226,31 @@ def test_equal_commands_give_equal_weights_whatever_drew_before(folder: Path, tm
     torch.manual_seed(6)
     second = pretrain(str(folder), *SMALL, **QUICK, steps=1, out=tmp_path / "b")
     assert weights(first.folder) == weights(second.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_under_torchrun_the_first_process_writes_and_shards_come_together(
+    folder: Path, tmp_path: Path, strategy: str
+) -> None:
+    words = ["pretrain", str(folder), *SMALL, "--method", "spark", "--backbone", "test_resnet.random", "--steps", "2"]
+    words += ["--image-size", "64", "--batch-size", "8", "--precision", "fp32", "--accelerator", "cpu"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    told = subprocess.run(
+        [*starter, "-m", "offshelf.cli", *words, "--strategy", strategy, "--out", str(tmp_path / "run")],
+        env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr[-2000:]
+    assert told.stdout.count("report:") == 1
+    alone = pretrain(str(folder), *SMALL, **QUICK, steps=2, accelerator="cpu", out=tmp_path / "alone")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["training"]["world"] == 2
+    losses = [[record["loss"] for record in each["history"]] for each in (results, alone.results)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    one, two = (
+        timm.create_model(f"local-dir:{place / 'model'}", pretrained=True).state_dict()
+        for place in (tmp_path / "run", alone.folder)
+    )
+    for name, value in one.items():
+        torch.testing.assert_close(value, two[name], rtol=1e-2, atol=2e-3)

@@ -71,11 +71,8 @@ def _one(popular: list[str]) -> tuple[list[str], str]:
         others = f" (also there: {', '.join(popular[1:])})" if popular[1:] else ""
         return popular[:1], f"{popular[0]} is used: its pre-trained weights are on this machine{others}"
     if embedded.EMBEDDED:
-        names = list(embedded.EMBEDDED)
-        return (
-            names,
-            f"{', '.join(names)} comes with the package, and no popular weights are on this machine; {_FETCH}",
-        )
+        name = embedded.EMBEDDED[0]
+        return [name], f"{name} comes with the package, and no popular weights are on this machine; {_FETCH}"
     name = f"{TINY_DESIGNS[0]}.random"
     return [name], f"{name} has random weights: no pre-trained weights are on this machine; {_FETCH}"
 

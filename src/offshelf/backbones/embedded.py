@@ -17,7 +17,7 @@ from offshelf.engine.files import read_json, write_atomic, write_json
 from offshelf.errors import BackboneError, UsageError, near
 
 EMBEDDED: tuple[str, ...] = ("test_byobnet.offshelf_finetune_cifar10",)
-"""The names of the embedded weights, written out; a test compares them with the folder."""
+"""The names of the embedded weights, the one that serves as a default first; a test compares them with the folder."""
 
 WEIGHTS = Path(__file__).parent / "weights"
 

@@ -28,7 +28,9 @@ from offshelf.errors import BackboneError, RunError, near
 _PREPROCESSING = ("mean", "std", "input_size", "interpolation", "crop_pct")
 
 
-def load_backbone(name_or_path: str | os.PathLike[str], *, num_classes: int | None = 0) -> nn.Module:
+def load_backbone(
+    name_or_path: str | os.PathLike[str], *, num_classes: int | None = 0, drop_path: float = 0.0
+) -> nn.Module:
     """Load a network, frozen and in evaluation mode, with what is known about it as ``.card``.
 
     Parameters
@@ -40,6 +42,9 @@ def load_backbone(name_or_path: str | os.PathLike[str], *, num_classes: int | No
     num_classes : int or None
         0: no classifier, the network gives pooled features (B, width). None: the weights' own classifier is kept.
         Another number: a new classifier, drawn from torch's global generator.
+    drop_path : float
+        Largest chance with which training leaves out a residual block's path for a picture (Huang et al. 2016,
+        stochastic depth), rising from 0 over the depth; it has no effect in evaluation mode.
 
     Returns
     -------
@@ -50,17 +55,18 @@ def load_backbone(name_or_path: str | os.PathLike[str], *, num_classes: int | No
     ------
     BackboneError
         For unknown names (with near ones), weights that cannot be had (with those that can), weights that are damaged,
-        incomplete or pickled.
+        incomplete or pickled; for ``drop_path`` in a network that has no paths to drop.
     """
     source = resolve(name_or_path)
-    if source.kind == "random":
-        model, origin, licence, note = _random(source)
-    elif source.kind == "tag":
-        model, origin, licence, note = _tagged(source)
-    elif source.kind == "hub":
-        model, origin, licence, note = _repository(source)
-    else:
-        model, origin, licence, note = _local(source)
+    make = {"random": _random, "tag": _tagged, "hub": _repository}.get(source.kind, _local)
+    try:
+        model, origin, licence, note = make(source, **({"drop_path_rate": drop_path} if drop_path else {}))
+    except BackboneError as error:
+        if drop_path and "drop_path_rate" in str(error.__cause__):
+            raise _no_paths(source.name, drop_path) from error
+        raise
+    if drop_path and not any(getattr(m, "drop_prob", None) for m in model.modules() if type(m).__name__ == "DropPath"):
+        raise _no_paths(source.name, drop_path)
     if num_classes is not None:
         _replace_classifier(model, num_classes)
     model.eval().requires_grad_(False)
@@ -68,12 +74,19 @@ def load_backbone(name_or_path: str | os.PathLike[str], *, num_classes: int | No
     return model
 
 
-def _random(source: Source) -> tuple[nn.Module, WeightsOrigin, str, str]:
-    model = _create(source.name, source.architecture, source.seed, pretrained=False)
+def _no_paths(name: str, drop_path: float) -> BackboneError:
+    return BackboneError(
+        f"{name}: drop_path={drop_path}, but this network has no residual paths to drop; expected 0 for it. Residual "
+        "networks and transformers of some depth have them (resnet18, convnext_atto, vit_tiny_patch16_224)."
+    )
+
+
+def _random(source: Source, **settings: Any) -> tuple[nn.Module, WeightsOrigin, str, str]:
+    model = _create(source.name, source.architecture, source.seed, pretrained=False, **settings)
     return model, "random", "none needed (random weights)", f"drawn from seed {source.seed}; has seen no data"
 
 
-def _tagged(source: Source) -> tuple[nn.Module, WeightsOrigin, str, str]:
+def _tagged(source: Source, **settings: Any) -> tuple[nn.Module, WeightsOrigin, str, str]:
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(source.name)
@@ -85,12 +98,12 @@ def _tagged(source: Source) -> tuple[nn.Module, WeightsOrigin, str, str]:
     _check_weights(path, source.name)
     # by its tag's name and not by its settings: timm asks for some tags by name (ConvNeXt V2's fcmae)
     overlay = {"file": str(path), "custom_load": False}
-    model = _create(source.name, source.name, pretrained=True, pretrained_cfg_overlay=overlay)
+    model = _create(source.name, source.name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
     _forget_place(model)
     return model, "hub", config.license or "unknown", _origin(config.hf_hub_id, path)
 
 
-def _repository(source: Source) -> tuple[nn.Module, WeightsOrigin, str, str]:
+def _repository(source: Source, **settings: Any) -> tuple[nn.Module, WeightsOrigin, str, str]:
     config = _fetched(source, source.repository, hub.CONFIG_FILE, source.revision)
     weights = _fetched(source, source.repository, hub.WEIGHTS_FILE, source.revision)
     if config.parent != weights.parent:
@@ -98,12 +111,12 @@ def _repository(source: Source) -> tuple[nn.Module, WeightsOrigin, str, str]:
             f"{source.name}: its config.json and model.safetensors in the hub cache are of different revisions; "
             f"remove {weights.parents[2]} and load it again"
         )
-    model, licence, _ = _from_folder(source.name, config.parent)
+    model, licence, _ = _from_folder(source.name, config.parent, **settings)
     return model, "hub", licence, _origin(source.repository, weights)
 
 
-def _local(source: Source) -> tuple[nn.Module, WeightsOrigin, str, str]:
-    model, licence, note = _from_folder(source.name, source.folder)
+def _local(source: Source, **settings: Any) -> tuple[nn.Module, WeightsOrigin, str, str]:
+    model, licence, note = _from_folder(source.name, source.folder, **settings)
     if source.kind == "run":
         return model, "run", licence, note
     if source.kind == "folder":
@@ -112,11 +125,11 @@ def _local(source: Source) -> tuple[nn.Module, WeightsOrigin, str, str]:
     return model, "embedded", card["licence"], f"learnt from {card['data']}; {card['accuracy']} ({card['date']})"
 
 
-def _from_folder(name: str, folder: Path) -> tuple[nn.Module, str, str]:
+def _from_folder(name: str, folder: Path, **settings: Any) -> tuple[nn.Module, str, str]:
     """A network out of a folder in timm's format, its licence and its note."""
     config = _read_config(name, folder)
     _check_weights(folder / hub.WEIGHTS_FILE, name)
-    model = _create(name, f"local-dir:{folder}", pretrained=True)
+    model = _create(name, f"local-dir:{folder}", pretrained=True, **settings)
     recorded = config.get("offshelf") or {}
     licence = recorded.get("licence") or config.get("pretrained_cfg", config).get("license") or "unknown"
     _forget_place(model)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,6 +92,16 @@ class Average:
                     self.values[name].lerp_(value.float(), 1 - keep)
                 else:
                     self.values[name].copy_(value)
+
+    @contextmanager
+    def inside(self, module: nn.Module) -> Iterator[None]:
+        """``module`` holds the averaged weights in the block, and its own again, to the bit, afterwards."""
+        own = {name: value.clone() for name, value in module.state_dict().items()}
+        module.load_state_dict(self.values)
+        try:
+            yield
+        finally:
+            module.load_state_dict(own)
 
 
 def snapshot(module: nn.Module, optimiser: Any, sharded: bool) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -57,11 +57,14 @@ class Run:
             is off; nothing is deleted in either case.
         """
         folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be made ({error.strerror}). Name another folder with --out.") from error
+        if any(folder.iterdir()):
             _may_replace(folder, verb, overwrite)
             for name in read_json(folder / "run.json").get("files", {}):
                 (folder / name).unlink(missing_ok=True)  # an old model must not stand beside a new report
-        folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
         record = {
             "format": FORMAT,

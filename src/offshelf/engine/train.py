@@ -7,10 +7,12 @@ data workers. Lightning Fabric gives devices, precision and processes; what is t
 
 from __future__ import annotations
 
+import copy
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -99,13 +101,15 @@ class Watch:
     """What is told while a training goes on, all on the first process.
 
     log : called with every record. advance : called with a number of steps done. probe : called with the step, ``(step,
-    module) -> record``, every ``probe_every`` steps; an entry ``"stop"`` ends the training as collapsed.
+    module) -> record``, every ``probe_every`` steps; an entry ``"stop"`` ends the training as collapsed. It sees the
+    moving average of the weights with ``probe_average``, where one is kept.
     """
 
     log: Callable[[Record], None] = lambda record: None
     advance: Callable[[int], None] = lambda n: None
     probe: Callable[[int, Any], Record] | None = None
     probe_every: int = 0
+    probe_average: bool = False
     restarted: Callable[[list[Record]], None] = lambda history: None
 
 
@@ -178,7 +182,8 @@ class Loop:
         save_seconds: float,
         minutes: float | None,
     ) -> None:
-        self.module, self.data, self.training, self.watch = module, data, training, watch
+        self.module = self.given = module
+        self.data, self.training, self.watch = data, training, watch
         self.workers, self.keeper, self.save_seconds, self.minutes = workers, keeper, save_seconds, minutes
         self.trained = Trained("complete", 0)
         self.sums: dict[str, float] = {}
@@ -188,6 +193,16 @@ class Loop:
 
     def run(self, fabric: Any) -> Trained:
         """Train; every process calls it."""
+        # without checkpoints there is nothing to save first: SIGTERM then does what it did before
+        heeds = self.keeper is not None and threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, self._stop_soon) if heeds else None
+        try:
+            return self._run(fabric)
+        finally:
+            if heeds:
+                signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+    def _run(self, fabric: Any) -> Trained:
         self._prepare(fabric)
         training, module, optimiser = self.training, self.module, self.optimiser
         recipe, total, parts = training.recipe, training.steps, training.accumulate
@@ -252,7 +267,10 @@ class Loop:
             world=fabric.world_size,
             accumulate=training.accumulate,
         )
-        self.layout = torch.channels_last if training.channels_last else torch.contiguous_format
+        shards = type(fabric.strategy).__name__ == "ModelParallelStrategy"  # which takes contiguous parameters alone
+        self.layout = torch.channels_last if training.channels_last and not shards else torch.contiguous_format
+        if shards:
+            self.module = copy.deepcopy(self.module)  # sharding changes a module for good; the given one gets weights
         self.module.to(device=fabric.device, memory_format=self.layout)
         self.module.train()
         if fabric.world_size > 1:
@@ -291,8 +309,6 @@ class Loop:
             self.watch.restarted([])
         if self.watch.probe is not None and not self.trained.step:
             self._probe(0)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._stop_soon)
 
     def _stop_soon(self, number: int, frame: Any) -> None:
         self.asked_to_stop = True
@@ -386,7 +402,9 @@ class Loop:
         reason = None
         if self.fabric.is_global_zero:
             before = time.monotonic()
-            found = watch.probe(step, self.module)
+            averaged = watch.probe_average and self.average is not None
+            with self.average.inside(self.module) if averaged else nullcontext():
+                found = watch.probe(step, self.module)
             reason = found.pop("stop", None)
             self.trained.probes.append({"step": step} | found)
             self.clock += time.monotonic() - before
@@ -428,8 +446,12 @@ class Loop:
 
         average = {name: value.cpu() for name, value in self.average.values.items()} if self.average else None
         self.trained.average = average
-        if self.fabric.world_size > 1:
-            weights = snapshot(self.module, self.optimiser, self.sharded)[0]
+        if self.sharded:
+            weights = snapshot(self.module, self.optimiser, True)[0]  # whole on the first process, empty elsewhere
+            if self.fabric.is_global_zero:
+                self.given.load_state_dict(weights)
+        elif self.fabric.world_size > 1:
+            weights = snapshot(self.module, self.optimiser, False)[0]
             self.trained.packed = packed((weights, average))
             self.trained.average = None
             part_batch_norms(self.module)

@@ -12,6 +12,25 @@ if TYPE_CHECKING:
 
 
 @contextmanager
+def same_random_states() -> Iterator[None]:
+    """Whatever the block draws or seeds, the global random states of torch, numpy and Python are put back after it."""
+    import numpy as np
+    import torch
+
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    # A process that has not touched its graphics card has no state there, and must not be made to.
+    cards = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if cards:
+            torch.cuda.set_rng_state_all(cards)
+
+
+@contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
     """Inside the block ``module`` is in evaluation mode and records no gradients; afterwards all is as it was.
 
@@ -19,22 +38,14 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
     on purpose. The global random states of torch (processor and graphics cards), numpy and Python are put back, also
     when the block ends with an error. Parameters and buffers are the block's own business.
     """
-    import numpy as np
     import torch
 
     flags = [(part, part.training) for part in module.modules()]
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    # A process that has not touched its graphics card has no state there, and must not be made to.
-    cards = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    try:
-        module.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for part, flag in flags:
-            part.training = flag
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        if cards:
-            torch.cuda.set_rng_state_all(cards)
+    with same_random_states():
+        try:
+            module.eval()
+            with torch.no_grad():
+                yield
+        finally:
+            for part, flag in flags:
+                part.training = flag

@@ -27,7 +27,7 @@ from offshelf.data.summary import content_keys, summarise
 from offshelf.engine.collapse import collapsed
 from offshelf.engine.console import Console
 from offshelf.engine.draws import Draws
-from offshelf.engine.launch import Launch
+from offshelf.engine.launch import Launch, first_process
 from offshelf.engine.metrics_log import MetricsLog
 from offshelf.engine.train import Trained, Training, Watch, train
 from offshelf.errors import DataError, UsageError, near
@@ -117,6 +117,8 @@ class Pretraining:
             "data": about["fingerprint"],
         }
         trained = self._train(objective, views, training, probe, folder, facts)
+        if not first_process():
+            return {"status": trained.status, "verdict": []}  # the first one writes for all
         seconds = time.perf_counter() - clock
         for note in trained.notes:
             self.console.say(note)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from offshelf.engine.collapse import collapsed
 from offshelf.evaluate.intervals import Bounds, wilson_interval
@@ -161,6 +161,6 @@ def independent_pictures(probe: dict[str, Any]) -> int:
     return min(probe["n"], probe.get("n_groups") or probe["n"])
 
 
-def defined(value: Any) -> bool:
+def defined(value: Any) -> TypeGuard[float]:
     """Whether a number is there; null and NaN are not."""
     return value is not None and value == value

@@ -26,7 +26,7 @@ Format = Literal["csv", "json", "parquet"]
 
 @dataclass
 class Predicted:
-    """A row a picture: path, label, a probability per class, error."""
+    """A row a picture: path, label (labels, where it may have several), a probability per class, error."""
 
     table: pa.Table
     format: str
@@ -92,7 +92,7 @@ def predict(
     for note in classifier.notes():
         console.say(note)
     names: list[str] = []
-    labels: list[str | None] = []
+    labels: list[str | list[str] | None] = []
     probabilities, errors = [], []
     for source in inputs:
         samples = as_samples(open_dataset(source))
@@ -107,10 +107,14 @@ def predict(
             neighbours += nearest(index, answers, similar)
         names += [samples.path(row) for row in range(len(samples))]
         probabilities.append(answers.probabilities)
-        labels += [classifier.classes[k] if k >= 0 else None for k in answers.predicted]
+        labels += said(answers, classifier.classes)
         errors += [refused[row].reason if row in refused else None for row in range(len(samples))]
     joined = np.concatenate(probabilities) if probabilities else np.empty((0, len(classifier.classes)))
-    columns: dict[str, Any] = {"path": names, "label": pa.array(labels, pa.string())}
+    columns: dict[str, Any] = {"path": names}
+    if classifier.multi_label:
+        columns["labels"] = pa.array(labels, pa.list_(pa.string()))
+    else:
+        columns["label"] = pa.array(labels, pa.string())
     for number, name in enumerate(classifier.classes):
         columns[f"p_{name}"] = pa.array(joined[:, number], pa.float64(), mask=np.isnan(joined[:, number]))
     for number in range(similar):
@@ -123,6 +127,13 @@ def predict(
     if result.out:
         write_atomic(result.out, encode(result.table, chosen))
     return result
+
+
+def said(answers: Answers, classes: list[str]) -> list[str | list[str] | None]:
+    """The class of each picture, or the list of its classes; None where it could not be read."""
+    if answers.predicted.ndim == 1:
+        return [classes[k] if k >= 0 else None for k in answers.predicted]
+    return [None if (row < 0).any() else [name for name, yes in zip(classes, row) if yes] for row in answers.predicted]
 
 
 def nearest(index: SimilarPictures, answers: Answers, k: int) -> list[dict[str, Any]]:
@@ -140,7 +151,7 @@ def nearest(index: SimilarPictures, answers: Answers, k: int) -> list[dict[str, 
 
 
 def encode(table: pa.Table, format: str) -> bytes:
-    """The table as CSV, JSON (a list of records) or Parquet."""
+    """The table as CSV (lists joined by semicolons), JSON (a list of records) or Parquet."""
     if format == "json":
         return (json.dumps(table.to_pylist(), ensure_ascii=False, indent=1) + "\n").encode()
     sink = io.BytesIO()
@@ -154,9 +165,15 @@ def encode(table: pa.Table, format: str) -> bytes:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(table.column_names)
-        writer.writerows(["" if value is None else value for value in row.values()] for row in table.to_pylist())
+        writer.writerows([_cell(value) for value in row.values()] for row in table.to_pylist())
         sink.write(text.getvalue().encode())
     return sink.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return ";".join(value)
+    return "" if value is None else value
 
 
 def _format(format: str | None, out: Path | None) -> str:

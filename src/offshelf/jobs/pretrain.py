@@ -21,6 +21,7 @@ class Pretrained:
     folder: Path
     results: dict[str, Any]
     exit_code: int = 0
+    speaks: bool = True
 
     @property
     def report(self) -> Path:
@@ -33,7 +34,9 @@ class Pretrained:
         return kept | {"run": str(self.folder), "report": str(self.report)}
 
     def show(self, console: Console) -> None:
-        """The verdict, how to go on, and the paths."""
+        """The verdict, how to go on, and the paths; nothing on a process that only helped."""
+        if not self.speaks:
+            return
         for sentence in self.results["verdict"]:
             print(f"- {sentence}")
         print(f"\nrun:    {self.folder}\nreport: {self.report}")
@@ -153,7 +156,7 @@ def pretrain(
     overwrite
         Start anew in that folder.
     """
-    console = common.console()
+    console = common.console() if first_process() else Console(quiet=True)
     launch = Launch(accelerator, devices, nodes, strategy)
     source = str(data if isinstance(data, (str, Path)) else "dataset")
     local = ("common", "console", "launch", "data", "resume", "overwrite", "out", "minutes", "save_seconds", "workers")
@@ -199,8 +202,7 @@ def pretrain(
     )
     if not first_process():  # another process of the same command writes the run
         assert out is not None
-        plan.run(Path(out))
-        return Pretrained(Path(out), {"verdict": [], "status": "complete"})
+        return Pretrained(Path(out), plan.run(Path(out)), speaks=False)
     with recorded("pretrain", source, arguments, seed, place, overwrite) as run:
         results = plan.run(run.folder)
         conclude(run, results, started, results["status"])

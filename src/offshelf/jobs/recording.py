@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ def conclude(run: Run, results: dict[str, Any], started: float, status: str = "c
     run.note(data_fingerprint=results["data"]["fingerprint"], seconds=results["cost"]["total_seconds"])
     build_report(run.folder)
     if status == "complete":
+        shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)  # only an unfinished run goes on from them
         run.finish()
     else:
         run.pause(status)

@@ -119,7 +119,7 @@ def plain(value: float) -> str:
     if value == 0:
         return "0"
     size = abs(value)
-    if size < 1e-4 or size >= 1e6:
+    if size < 1e-3 or size >= 1e6:
         text = f"{value:.2e}"
         digits, power = text.split("e")
         digits = digits.rstrip("0").rstrip(".")

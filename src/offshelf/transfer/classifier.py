@@ -26,6 +26,8 @@ from offshelf.transfer.persistence import load_head, save_head
 class Answers:
     """Of n pictures: probabilities (n, K), NaN where unreadable; class (n,), -1 there; and why, by row.
 
+    Where a picture may have several labels, ``predicted`` is (n, K): 1 from a probability of one half on, else 0.
+
     ``predicted`` is the classifier's own decision, the one that was measured. A support vector machine's can differ
     from the most probable class, since its probabilities are calibrated afterwards.
     """
@@ -41,6 +43,8 @@ SETTINGS = ("grid", "readout", "copies", "copy_pooling", "resize", "input_size",
 
 class FeatureClassifier:
     """Frozen features and a fitted pipeline: pictures in, class probabilities out."""
+
+    multi_label = False
 
     def __init__(
         self, features: DeepFeatures, pipeline: Pipeline, classes: list[str], arm: str, random: list[str] | None = None
@@ -117,6 +121,7 @@ class FinetunedClassifier:
         self.estimator = estimator
         self.classes = classes
         self.arm = "finetuned"
+        self.multi_label = estimator.multi_label
 
     def notes(self) -> list[str]:
         """What whoever reads its answers should know: nothing beyond the run's report."""
@@ -134,9 +139,9 @@ class FinetunedClassifier:
             if len(good):
                 table[first + good] = self.estimator.probabilities_of(pixels[good])
             errors |= {first + row: error for row, error in refused.items()}
-        predicted = np.full(len(samples), -1)
         read = np.isfinite(table).all(axis=1)
-        predicted[read] = table[read].argmax(axis=1)
+        predicted = np.full(table.shape if self.multi_label else len(table), -1)
+        predicted[read] = table[read] >= 0.5 if self.multi_label else table[read].argmax(axis=1)
         return Answers(table, predicted, errors)
 
     def save(self, folder: Path) -> None:
