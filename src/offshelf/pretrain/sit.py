@@ -315,25 +315,27 @@ class SiT(Objective):
         if self.max_replaced:
             corrupted = with_copies(corrupted, gather(corrupted), batch["copied"], batch["donor"])
         turn, contrast, patches = self.encode(corrupted.transpose(0, 1).flatten(0, 1))  # first views, then second ones
-        losses, told = {}, {}
+        losses: dict[str, torch.Tensor] = {}
+        accuracy: dict[str, torch.Tensor] = {}
         if self.pixel_head is not None:
             losses["reconstruction"] = reconstruction_loss(self.paint(patches), clean)
         if self.turn_head is not None:
             scores, turns = self.turn_head(turn), batch["turns"].T.flatten()
             with full_precision(scores):
                 losses["rotation"] = F.cross_entropy(scores.float(), turns)
-            told["rotation_accuracy"] = (scores.detach().argmax(1) == turns).float().mean()
+            accuracy["rotation_accuracy"] = (scores.detach().argmax(1) == turns).float().mean()
         if self.contrast_head is not None:
             losses["contrast"] = contrastive_loss(*self.contrast_head(contrast).chunk(2), self.temperature)
         if self.log_variances is None:
-            return {"loss": losses[self.tasks[0]], **told}
-        parts = [
-            weighted(losses[task], s, absolute=task == "reconstruction")
-            for task, s in zip(self.tasks, self.log_variances)
-        ]
-        for task, s in zip(self.tasks, self.log_variances.detach()):
-            told |= {task: losses[task].detach(), f"log_variance_{task}": s}
-        return {"loss": torch.stack(parts).sum(), **told}
+            return {"loss": losses[self.tasks[0]], **accuracy}
+        log_variances = dict(zip(self.tasks, self.log_variances))
+        total = sum(weighted(losses[task], s, absolute=task == "reconstruction") for task, s in log_variances.items())
+        return {
+            "loss": total,
+            **{task: loss.detach() for task, loss in losses.items()},
+            **accuracy,
+            **{f"log_variance_{task}": s.detach() for task, s in log_variances.items()},
+        }
 
     def encode(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(B, 3, S, S) -> the token of the turn (B, D), that of the contrast (B, D), and the patches' (B, N, D)."""
