@@ -9,9 +9,9 @@ from claims.common import CONTRADICTED, NOT_SHOWN, SHOWN
 from claims.table import markdown
 
 TINY = claim.Sizes(
-    unlabelled=64,
+    unlabelled=32,
     pretrain_epochs=1,
-    pretrain_batch=32,
+    pretrain_batch=16,
     labels_a_class=12,
     test=24,
     finetune_epochs=1,
@@ -94,11 +94,11 @@ def test_a_whole_measurement_on_made_pictures() -> None:
         pictures = random.integers(0, 100, (n, 3, 32, 32)) + 100 * labels[:, None, None, None]
         return pictures.astype(np.uint8), labels
 
-    result = claim.compare(claim.Pictures(*made(64), *made(24)), TINY)
+    result = claim.compare(claim.Pictures(*made(32), *made(24)), TINY)
     told = result["numbers"]
     assert result["verdict"] in (SHOWN, NOT_SHOWN, CONTRADICTED)
     assert 0.1 < told["pretraining"]["reconstruction"]["loss"] < 3
-    assert told["pretraining"]["sit"]["contrast"] == pytest.approx(np.log(63), abs=1)
+    assert told["pretraining"]["sit"]["contrast"] == pytest.approx(np.log(31), abs=1)
     assert told["frozen"]["sit"]["value"] > 0.9  # bright and dark pictures
     assert [len(told["by_seed"][arm]) for arm in claim.ARMS] == [2] * 4
     assert len(result["table"]["rows"]) == 13

@@ -325,13 +325,14 @@ class SiT(Objective):
                 losses["rotation"] = F.cross_entropy(scores.float(), turns)
             accuracy["rotation_accuracy"] = (scores.detach().argmax(1) == turns).float().mean()
         if self.contrast_head is not None:
-            losses["contrast"] = contrastive_loss(*self.contrast_head(contrast).chunk(2), self.temperature)
+            first, second = self.contrast_head(contrast).chunk(2)
+            losses["contrast"] = contrastive_loss(first, second, self.temperature)
         if self.log_variances is None:
             return {"loss": losses[self.tasks[0]], **accuracy}
         log_variances = dict(zip(self.tasks, self.log_variances))
-        total = sum(weighted(losses[task], s, absolute=task == "reconstruction") for task, s in log_variances.items())
+        parts = [weighted(losses[task], s, absolute=task == "reconstruction") for task, s in log_variances.items()]
         return {
-            "loss": total,
+            "loss": torch.stack(parts).sum(),
             **{task: loss.detach() for task, loss in losses.items()},
             **accuracy,
             **{f"log_variance_{task}": s.detach() for task, s in log_variances.items()},
