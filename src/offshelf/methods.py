@@ -116,6 +116,22 @@ METHODS: dict[str, Method] = {
             "picture, give a higher accuracy, and a smaller spread over runs, when the whole network is fine-tuned on "
             "few labels than training from scratch does.",
         ),
+        Method(
+            slug="sit",
+            where="offshelf.pretrain.sit:SiT",
+            part="pretrain",
+            title="SiT: Self-supervised vIsion Transformer",
+            authors="Atito, Awais, Kittler",
+            year=2021,
+            paper="arXiv 2104.03602",
+            purpose="Let a vision transformer learn from a few thousand pictures without labels: it restores corrupted "
+            "pictures, tells how they were turned and tells them apart, and is then fine-tuned.",
+            parts=("SiT",),
+            command="offshelf pretrain DATA --method sit",
+            claim="A vision transformer that learns reconstruction, rotation and contrast together, with learnt "
+            "weights, is fine-tuned on few labels to a higher accuracy than the same network from scratch, and the "
+            "three tasks are at least as good as reconstruction alone.",
+        ),
     )
 }
 

@@ -71,9 +71,8 @@ def parameter_groups(
 def _head_names(backbone: nn.Module) -> set[str]:
     """Names of the classifier's parameters, empty without a classifier."""
     classifier = backbone.get_classifier() if hasattr(backbone, "get_classifier") else None  # type: ignore[operator]
-    if not isinstance(classifier, nn.Module):
-        return set()
-    inside = {id(parameter) for parameter in classifier.parameters()}
+    parts = classifier if isinstance(classifier, tuple) else (classifier,)  # DeiT's distilled form has two
+    inside = {id(p) for part in parts if isinstance(part, nn.Module) for p in part.parameters()}
     return {name for name, parameter in backbone.named_parameters() if id(parameter) in inside}
 
 

@@ -478,6 +478,8 @@ class _Teller:
 
 def _classifier(model: nn.Module) -> nn.Module:
     found = model.get_classifier()  # type: ignore[operator]
+    if isinstance(found, tuple):  # DeiT's distilled form: one on each of two tokens, whose logits are averaged
+        found = nn.ModuleList(found)
     if not isinstance(found, nn.Module):
         raise UsageError(
             f"{type(model).__name__} has no single classifier layer to fine-tune; choose another backbone."
