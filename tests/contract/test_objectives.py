@@ -30,6 +30,7 @@ SLUGS = [slug for slug, method in METHODS.items() if method.part == "pretrain"]
 SMALL: dict[str, tuple[str, int, dict[str, Any]]] = {
     "spark": ("test_resnet.random", 128, {"decoder_width": 32}),
     "selfie": ("test_resnet.random", 64, {"depth": 2, "dropout": 0.0}),
+    "mae-thorax": ("test_vit.random", 96, {"mask_ratio": 0.5, "decoder_width": 32, "decoder_heads": 2}),
 }
 
 
