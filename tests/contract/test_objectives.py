@@ -31,6 +31,7 @@ SMALL: dict[str, tuple[str, int, dict[str, Any]]] = {
     "spark": ("test_resnet.random", 128, {"decoder_width": 32}),
     "selfie": ("test_resnet.random", 64, {"depth": 2, "dropout": 0.0}),
     "sit": ("test_vit.random", 64, {}),
+    "mae-thorax": ("test_vit.random", 96, {"mask_ratio": 0.5, "decoder_width": 32, "decoder_heads": 2}),
 }
 
 

@@ -30,6 +30,7 @@ from offshelf.engine.precision import full_precision
 from offshelf.engine.recipe import Recipe
 from offshelf.errors import BackboneError, UsageError
 from offshelf.pretrain.objective import Batch, Objective
+from offshelf.pretrain.patches import cell_moments, patchify, unpatchify
 from offshelf.pretrain.sparse import Visible, make_dense, make_sparse, repeated
 
 MOST_STAGES = 4
@@ -49,26 +50,6 @@ def visible_cells(noise: torch.Tensor, mask_ratio: float) -> torch.Tensor:
     kept = noise.argsort(dim=1, stable=True)[:, : visible_count(noise.shape[1], mask_ratio)]
     seen = torch.zeros(noise.shape, dtype=torch.bool, device=noise.device)
     return seen.scatter_(1, kept, True).view(-1, 1, side, side)
-
-
-def patchify(pictures: torch.Tensor, side: int) -> torch.Tensor:
-    """(B, 3, H, W) -> (B, L, 3 side^2), cells row by row."""
-    b, c, h, w = pictures.shape
-    x = pictures.reshape(b, c, h // side, side, w // side, side)
-    return x.permute(0, 2, 4, 3, 5, 1).reshape(b, (h // side) * (w // side), side * side * c)
-
-
-def unpatchify(cells: torch.Tensor, side: int) -> torch.Tensor:
-    """The inverse of `patchify` for square pictures."""
-    b, n, width = cells.shape
-    grid, c = math.isqrt(n), width // side**2
-    x = cells.reshape(b, grid, grid, side, side, c)
-    return x.permute(0, 5, 1, 3, 2, 4).reshape(b, c, grid * side, grid * side)
-
-
-def cell_moments(cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation ``sqrt(var + 1e-6)`` of each cell (B, L, 1); the variance is the unbiased one."""
-    return cells.mean(-1, keepdim=True), (cells.var(-1, keepdim=True) + 1e-6).sqrt()
 
 
 def reconstruction_loss(painted: torch.Tensor, pictures: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:

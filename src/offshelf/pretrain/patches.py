@@ -1,0 +1,27 @@
+"""Pictures as square cells of pixels, and back; cells are numbered row by row."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+
+def patchify(pictures: torch.Tensor, side: int) -> torch.Tensor:
+    """(B, 3, H, W) -> (B, L, 3 side^2), cells row by row."""
+    b, c, h, w = pictures.shape
+    x = pictures.reshape(b, c, h // side, side, w // side, side)
+    return x.permute(0, 2, 4, 3, 5, 1).reshape(b, (h // side) * (w // side), side * side * c)
+
+
+def unpatchify(cells: torch.Tensor, side: int) -> torch.Tensor:
+    """The inverse of `patchify` for square pictures."""
+    b, n, width = cells.shape
+    grid, c = math.isqrt(n), width // side**2
+    x = cells.reshape(b, grid, grid, side, side, c)
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(b, c, grid * side, grid * side)
+
+
+def cell_moments(cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation ``sqrt(var + 1e-6)`` of each cell (B, L, 1); the variance is the unbiased one."""
+    return cells.mean(-1, keepdim=True), (cells.var(-1, keepdim=True) + 1e-6).sqrt()
