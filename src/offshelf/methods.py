@@ -140,13 +140,13 @@ METHODS: dict[str, Method] = {
             authors="Xiao, Bai, Yuille, Zhou",
             year=2023,
             paper="arXiv 2210.12843",
-            purpose="Let a vision transformer learn from your X-rays (or photographs) without labels: it reads a tenth "
-            "of each picture, a light decoder paints the rest, and it is then fine-tuned.",
+            purpose="Let a vision transformer learn from your X-rays or other pictures of one kind, without labels: it "
+            "paints nine tenths of a picture from the rest, quickly, and is then fine-tuned.",
             parts=("MAE", "encode_visible"),
             command="offshelf pretrain DATA --method mae-thorax",
-            claim="A plain vision transformer that is pre-trained on chest X-rays without labels, with 90 % of the "
-            "patches hidden and gentle crops, is fine-tuned to more than the same network from scratch, and to more "
-            "than after the recipe for photographs.",
+            claim="A small vision transformer that is pre-trained on chest X-rays by masking 90 % of their patches "
+            "after gentle crops classifies them better than the same network from scratch, and better than with the "
+            "masking and crops that suit natural images.",
         ),
     )
 }

@@ -135,7 +135,9 @@ class Pretraining:
         model = load_backbone(name, num_classes=0)
         card = card_of(model)
         size = self.image_size or card.input_size[0]
-        if (size, size) != tuple(card.input_size) and hasattr(model, "set_input_size"):
+        patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
+        fits = size >= max(patch)  # else the method names sizes that do
+        if fits and (size, size) != tuple(card.input_size) and hasattr(model, "set_input_size"):
             model.set_input_size(img_size=(size, size))  # type: ignore[operator]
         model.requires_grad_(True)
         with torch.random.fork_rng(devices=[]):  # new parts hang on the seed, and nothing outside moves

@@ -1,119 +1,168 @@
-"""Only some patches of a picture enter a vision transformer of timm.
+"""Vision transformers that see only some patches of a picture, and fixed codes of positions.
 
-timm's own slot for it, ``patch_drop``, stands after the embedding: patches have got their positions, and class and
-register tokens stand before them. In an Eva network the slot also says which rows of the rotary table go on to the
-blocks. A module of ours takes that place for one pass, so that everything else is timm's own forward; with all patches
-in their order it is exactly the plain one.
+timm's `VisionTransformer` and `Eva` (rotary embeddings, EVA-02, DINOv3) have a slot between embedding and blocks where
+patch tokens may be dropped. `only_visible` puts a module of ours there that keeps chosen tokens. Everything before it
+(patch embedding, position table, class and register tokens) stays timm's, and `Eva` gathers its rotary table by the ids
+that it gets back; so with all tokens kept the output is bit by bit the plain one, and with some the blocks run on these
+alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.layers import PatchEmbed
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from offshelf.errors import BackboneError, UsageError
 
-KINDS = {"VisionTransformer": "plain", "VisionTransformerDistilled": "plain", "Eva": "rotary"}
-"""Class of the network -> whether its slot also has to say which tokens are left."""
-
-EXPECTED = (
-    "expected a vision transformer of timm of the classes VisionTransformer (ViT, DeiT, DINOv2, CLIP, SigLIP) or Eva "
-    "(EVA-02, ROPE-ViT, DINOv3, Perception Encoder) that cuts pictures into patches by one convolution"
+FITTING = (
+    "expected a plain vision transformer: timm's VisionTransformer (ViT, DeiT, registers or not) or Eva (rotary ViT, "
+    "EVA-02, DINOv3). Convolutional networks can be pre-trained with spark or selfie"
 )
 
 
-class Keep(nn.Module):
-    """What stands in the slot: the prefix tokens and the patches ``visible`` (B, K) go on.
+def sincos_positions(width: int, grid: int, prefix: int = 0) -> torch.Tensor:
+    """Fixed codes ``(prefix + grid^2, width)`` of positions on a square grid, row by row; zeros for prefix tokens.
 
-    Parameters
-    ----------
-    prefix : how many class and register tokens stand before the patches.
-    rotary : return the numbers of the patches too, as Eva networks expect.
+    The first half of a code speaks of the column x, the second of the row y, each as
+    ``[sin(x w_i), cos(x w_i)]`` with ``w_i = 10000^(-4 i / width)`` for i = 0 to width / 4 - 1 (He et al. 2022, after
+    Vaswani et al. 2017).
+    """
+    if width % 4:
+        raise UsageError(f"width={width}: expected a multiple of 4, since codes of positions have four parts")
+    places = torch.arange(grid, dtype=torch.float64)
+    rates = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width / 4))
+    angles = places[:, None] * rates
+    one = torch.cat([angles.sin(), angles.cos()], dim=1)  # (grid, width / 2)
+    columns, rows = one[None].expand(grid, -1, -1), one[:, None].expand(-1, grid, -1)
+    codes = torch.cat([columns, rows], dim=2).reshape(grid * grid, width)
+    return torch.cat([codes.new_zeros(prefix, width), codes]).float()
+
+
+# ---- visible tokens ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """How a vision transformer cuts a square picture.
+
+    patch : side of a patch in pixels. side : patches along a side. prefix : class and register tokens before them.
+    width : numbers a token.
     """
 
-    def __init__(self, visible: torch.Tensor, prefix: int, rotary: bool) -> None:
-        super().__init__()
-        self.visible, self.prefix, self.rotary = visible, prefix, rotary
+    patch: int
+    side: int
+    prefix: int
+    width: int
 
-    def forward(self, x: torch.Tensor) -> Any:
-        """(B, prefix + L, D) -> (B, prefix + K, D)."""
-        index = self.visible[:, :, None].expand(-1, -1, x.shape[-1])
-        x = torch.cat([x[:, : self.prefix], x[:, self.prefix :].gather(1, index)], dim=1)
-        return (x, self.visible) if self.rotary else x
+    @property
+    def count(self) -> int:
+        """Patches of a picture."""
+        return self.side**2
 
 
-def check_patches(backbone: nn.Module, image_size: int, instead: str) -> int:
-    """The side of the patches, if only some of them can enter ``backbone`` and they tile the picture.
+def token_grid(backbone: nn.Module, image_size: int, least: int = 1) -> TokenGrid:
+    """The grid of a network that `only_visible` takes, built for ``image_size``.
 
     Parameters
     ----------
-    image_size : side of the pictures, for which ``backbone`` must be built.
-    instead : what the error adds, such as which methods fit other networks.
+    backbone : nn.Module
+    image_size : int
+    least : int
+        Patches that are needed along a side.
 
     Raises
     ------
     BackboneError
-        For a network of another class, without the slot, or whose patches overlap or are not square.
+        For a network without the slot, whose tokens overlap or mix before it, or whose patches are not square.
     UsageError
-        For a side that the patch does not divide, or for which the network is not built.
+        For an image size that the patch does not divide, that has too few patches, or that the network is not built
+        for.
     """
+    network: Any = backbone
     name = type(backbone).__name__
-    if name not in KINDS or not hasattr(backbone, "patch_drop"):
-        raise BackboneError(f"{name}: it has no slot at which patches can be left out; {EXPECTED}. {instead}")
-    embed: Any = backbone.patch_embed
-    if type(embed).__name__ != "PatchEmbed":
-        raise BackboneError(
-            f"{name} with {type(embed).__name__}: its patches are made from overlapping parts of the picture, so that "
-            f"hidden ones would be seen; {EXPECTED}. {instead}"
-        )
-    high, wide = embed.patch_size
-    if high != wide:
-        raise BackboneError(f"{name}: its patches are {high} x {wide} pixels; expected square ones. {instead}")
-    if image_size < high:
-        raise UsageError(f"image_size={image_size}: smaller than a patch of {high} pixels; {4 * high} or more works")
-    if image_size % high:
-        below = image_size // high * high
+    if not isinstance(backbone, (VisionTransformer, Eva)):
+        raise BackboneError(f"{name}: it has no slot where patch tokens can be dropped; {FITTING}")
+    embed = network.patch_embed
+    patch = embed.patch_size
+    if type(embed) is not PatchEmbed or tuple(embed.proj.kernel_size) != tuple(patch):
+        raise BackboneError(f"{name}: its {type(embed).__name__} lets tokens see their neighbours' pixels; {FITTING}")
+    if patch[0] != patch[1]:
+        raise BackboneError(f"{name}: its patches are {patch[0]} x {patch[1]} pixels; expected square ones; {FITTING}")
+    side = int(patch[0])
+    if image_size % side or image_size < least * side:
+        below = max(least, image_size // side) * side
+        works = f"{below} works" if image_size < least * side else f"{below} and {below + side} work"
+        wanted = f", with at least {least} x {least} patches" if least > 1 else ""
         raise UsageError(
-            f"image_size={image_size}: expected a multiple of the patch of {high} pixels; {below} and {below + high} "
-            "work"
+            f"image_size={image_size}: expected a multiple of the network's patch, {side} pixels{wanted}; {works}. "
+            "For smaller pictures take a network of smaller patches"
         )
-    built = embed.img_size
-    if built is not None and tuple(built) != (image_size, image_size) and not backbone.dynamic_img_size:
+    if tuple(embed.img_size) != (image_size, image_size):
         raise UsageError(
-            f"image_size={image_size}: the network is built for {built[0]} x {built[1]} pixels; call "
-            f"backbone.set_input_size(img_size=({image_size}, {image_size})) first"
+            f"image_size={image_size}: this network is built for {embed.img_size[0]} x {embed.img_size[1]} pixels; "
+            f"call its set_input_size(img_size=({image_size}, {image_size})) first"
         )
-    return int(high)
+    return TokenGrid(side, image_size // side, int(network.num_prefix_tokens), int(network.embed_dim))
+
+
+class _Kept(nn.Module):
+    """What stands in the slot: class and register tokens, then the kept patch tokens in the order of their ids."""
+
+    def __init__(self, ids: torch.Tensor, prefix: int, tells_ids: bool) -> None:
+        super().__init__()
+        self.ids, self.prefix, self.tells_ids = ids, prefix, tells_ids
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """``x`` (B, P + L, D) -> (B, P + K, D), for `Eva` with the ids (B, K)."""
+        chosen = x[:, self.prefix :].gather(1, self.ids[:, :, None].expand(-1, -1, x.shape[-1]))
+        x = torch.cat([x[:, : self.prefix], chosen], dim=1)
+        return (x, self.ids) if self.tells_ids else x
 
 
 @contextmanager
-def only(backbone: Any, visible: torch.Tensor) -> Iterator[None]:
-    """Within, only patches ``visible`` (B, K) enter ``backbone``, in that order; afterwards the slot is as before."""
-    before = backbone.patch_drop
-    backbone.patch_drop = Keep(visible, backbone.num_prefix_tokens, KINDS[type(backbone).__name__] == "rotary")
+def only_visible(backbone: nn.Module, ids: torch.Tensor) -> Iterator[None]:
+    """Let the network see the patches ``ids`` (B, K), numbered row by row, of its next batch, within the block.
+
+    Order counts for nothing but the order of the output. Ask for token sequences (``forward_features``, or
+    ``forward_intermediates(..., output_fmt="NLC")``), since what is left makes no map.
+    """
+    network: Any = backbone
+    before = network.patch_drop
+    network.patch_drop = _Kept(ids, network.num_prefix_tokens, isinstance(backbone, Eva))
     try:
         yield
     finally:
-        backbone.patch_drop = before
+        network.patch_drop = before
 
 
-def encode_visible(backbone: Any, pictures: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-    """Tokens after the last block and the network's final norm, where it has one.
+def encode_visible(backbone: nn.Module, pictures: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Tokens (B, P + K, D) after the last block and norm, of the visible patches ``ids`` (B, K) alone.
 
     Parameters
     ----------
-    pictures : (B, 3, S, S)
-    visible : int64 (B, K)
-        Numbers of the patches that enter, counted row by row.
-
-    Returns
-    -------
-    Tensor (B, prefix + K, D)
-        Class and register tokens, then the patches in the order of ``visible``.
+    backbone : a network that `token_grid` takes.
+    pictures : (B, 3, S, S), normalised
     """
-    with only(backbone, visible):
-        return backbone.forward_features(pictures)
+    network: Any = backbone
+    with only_visible(backbone, ids):
+        return network.forward_features(pictures)
+
+
+def fix_positions(backbone: nn.Module, grid: TokenGrid) -> bool:
+    """Write sine-cosine codes into the network's table of positions and stop training it; False if it has none."""
+    table: Any = getattr(backbone, "pos_embed", None)
+    if table is None:
+        return False
+    codes = sincos_positions(grid.width, grid.side, table.shape[1] - grid.count)
+    with torch.no_grad():
+        table.copy_(codes[None])
+    table.requires_grad_(False)
+    return True
