@@ -43,6 +43,16 @@ def test_the_written_list_is_what_lies_in_the_folder():
     assert set(EMBEDDED) == folder and len(EMBEDDED) == len(folder)
 
 
+def test_a_bare_machine_has_eight_learnt_designs_in_less_than_8_mb(hub_cache):
+    names, reason = default_backbones(reproductive=True)
+    assert sorted(names) == sorted(EMBEDDED)
+    assert len({name.partition(".")[0] for name in EMBEDDED}) == 8
+    assert "8 of them are the small ones of the package" in reason and "resnet50.a1_in1k" in reason
+    learnt = {name.split("offshelf_")[1].partition("_")[0] for name in EMBEDDED}
+    assert learnt == {"finetune", "spark"}  # with labels and without
+    assert sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()) < 8e6
+
+
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_everything_embedded_loads_and_says_where_it_comes_from(name):
     card = load_backbone(name).card

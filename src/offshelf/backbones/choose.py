@@ -83,9 +83,12 @@ def _eight(popular: list[str]) -> tuple[list[str], str]:
     designs = {name.partition(".")[0] for name in pretrained}
     random = [f"{design}.random" for design in TINY_DESIGNS if design not in designs][: EIGHT - len(pretrained)]
     if not random:
+        small = sum(name in embedded.EMBEDDED for name in pretrained)
+        shipped = f"; {small} of them are the small ones of the package; {_FETCH}" if small else ""
         return (
             pretrained,
-            f"eight convolutional networks whose pre-trained weights are on this machine: {', '.join(pretrained)}",
+            "eight convolutional networks whose pre-trained weights are on this machine: "
+            f"{', '.join(pretrained)}{shipped}",
         )
     known = f"{', '.join(pretrained)} with pre-trained weights, and " if pretrained else ""
     return [

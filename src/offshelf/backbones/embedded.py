@@ -16,7 +16,16 @@ import torch
 from offshelf.engine.files import read_json, write_atomic, write_json
 from offshelf.errors import BackboneError, UsageError, near
 
-EMBEDDED: tuple[str, ...] = ("test_byobnet.offshelf_finetune_cifar10",)
+EMBEDDED: tuple[str, ...] = (
+    "test_byobnet.offshelf_finetune_cifar10",
+    "test_resnet.offshelf_finetune_cifar10",
+    "test_efficientnet.offshelf_finetune_cifar10",
+    "test_nfnet.offshelf_finetune_cifar10",
+    "mobilenetv3_small_050.offshelf_finetune_cifar10",
+    "lcnet_035.offshelf_finetune_cifar10",
+    "test_mambaout.offshelf_finetune_cifar10",
+    "test_convnext.offshelf_spark_cifar10",
+)
 """The names of the embedded weights, the one that serves as a default first; a test compares them with the folder."""
 
 WEIGHTS = Path(__file__).parent / "weights"
