@@ -72,7 +72,7 @@ class Sizes:
     """How large the measurement is."""
 
     unlabelled: int = 3_000
-    pretrain_epochs: int = 14
+    pretrain_epochs: int = 12
     pretrain_batch: int = 128
     labels_a_class: int = 50
     test: int = 4_000
@@ -147,6 +147,7 @@ def answers(pictures: Pictures, starts: dict[str, Callable[[int], nn.Module]], s
                     learning_rate=sizes.learning_rate,
                     trunk_scale=1.0,  # every arm alike: a folder of random weights must not move more slowly
                     flip=True,
+                    precision="fp32",  # as in pre-training
                     random_state=seed,
                 ).fit(table, labels)
             found[arm].append(fitted.predict(pictures.test))
