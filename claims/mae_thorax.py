@@ -235,8 +235,9 @@ def record(numbers: dict[str, Any], sizes: Sizes, unlabelled: int, classes: int)
         "rule": RULE,
         "setting": f"timm's {ARCHITECTURE} with {sizes.network()}, {(sizes.side // sizes.patch) ** 2} patches, "
         f"positions that start from sine and cosine codes in every arm; decoder of width {sizes.decoder_width} and one "
-        f"block. Pre-trained on {unlabelled:,} pictures for {sizes.pretrain_epochs} epochs; fine-tuned on {labelled:,} "
-        f"of them for {sizes.finetune_epochs} epochs (from scratch also for {sizes.longer_epochs(unlabelled, classes)}) "
+        f"block. Pre-trained on {unlabelled:,} pictures for "
+        f"{sizes.pretrain_epochs} epochs; fine-tuned on {labelled:,} of "
+        f"them for {sizes.finetune_epochs} epochs (from scratch also for {sizes.longer_epochs(unlabelled, classes)}) "
         f"in batches of {sizes.batch} at learning rate {sizes.learning_rate:g}, {len(sizes.seeds)} seeds; "
         f"{numbers['test_pictures']:,} test pictures of {numbers['test_patients']:,} other patients, chance "
         f"{1 / classes:.3f}. 2,000 resamples.",
@@ -251,8 +252,9 @@ def record(numbers: dict[str, Any], sizes: Sizes, unlabelled: int, classes: int)
             f"{losses['thorax']['first_loss']:.3f} and {losses['thorax']['last_loss']:.3f}, for photographs "
             f"{losses['natural']['first_loss']:.3f} and {losses['natural']['last_loss']:.3f}.",
             f"Pre-training took {losses['thorax']['seconds']:.0f} s (90 % hidden) and "
-            f"{losses['natural']['seconds']:.0f} s (75 %), a fine-tuning {np.mean(numbers['seconds']['thorax']):.0f} s, "
-            f"the longer one from scratch {np.mean(numbers['seconds']['longer']):.0f} s.",
+            f"{losses['natural']['seconds']:.0f} s (75 %), a fine-tuning "
+            f"{np.mean(numbers['seconds']['thorax']):.0f} s, the longer one from scratch "
+            f"{np.mean(numbers['seconds']['longer']):.0f} s.",
         ],
         "numbers": {**numbers, "sizes": asdict(sizes)},
     }

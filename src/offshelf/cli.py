@@ -56,7 +56,12 @@ VERBS = {
     "finetune": Verb(
         "offshelf.jobs.finetune:finetune",
         "Train all weights of a backbone on labelled pictures.",
-        ("offshelf finetune photos/ --backbone resnet18.a1_in1k --epochs 20 --image-size 160",),
+        (
+            "offshelf finetune photos/ --backbone resnet18.a1_in1k --epochs 20 --image-size 160",
+            "offshelf finetune photos/ --backbone runs/pretrain-photos --labels 1% 5% 10% 100%",
+            "offshelf finetune xrays.csv --group-column patient --label-columns Edema Effusion Mass --folds 5",
+            "offshelf finetune xrays.csv --label-column findings --label-separator '|' --early-stopping 5",
+        ),
     ),
     "screen": Verb(
         "offshelf.jobs.screen:screen",

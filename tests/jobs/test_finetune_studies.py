@@ -103,7 +103,7 @@ def test_the_page_of_a_curve_draws_it_and_predict_uses_the_run(curve: Fitted, ca
     assert "How many labels it takes" in page
     assert 'aria-label="Balanced accuracy over labelled training pictures' in page
     assert curve.results["arms"][0]["name"] == curve.results["best"] == "test_resnet.random + finetuned"
-    assert any("With 6 of the labels (6 pictures)" in sentence for sentence in curve.results["verdict"])
+    assert any("Balanced accuracy: with 6 labels (6 pictures)" in sentence for sentence in curve.results["verdict"])
     assert predict(curve.folder, [str(curve.folder.parent / "data" / "disc")], common=QUIET).table.num_rows == 25
     curve.show(QUIET.console())
     assert "Mean of 2 seeds" in capsys.readouterr().out

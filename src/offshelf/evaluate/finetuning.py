@@ -260,7 +260,7 @@ class Finetuning:
     def _write(self, path: Path, tried: list[tuple[LabelBudget, list[Attempt]]], material: Material) -> None:
         """Predictions of all trainings; with one they stand under the arm's own name."""
         found = {
-            one.item.arm.name + (f", {budget.text} of the labels, seed {one.seed}" if self.curve else ""): one.item
+            one.item.arm.name + (f", {budget.said}, seed {one.seed}" if self.curve else ""): one.item
             for budget, attempts in tried
             for one in attempts
         }

@@ -80,9 +80,10 @@ def efficiency_curve(
     Returns
     -------
     curve
-        ``metric`` (the one that is drawn), ``seeds``, and ``points``: ``labels`` as asked for, ``n`` labelled pictures
-        (mean over folds and seeds), ``least`` and ``most``, ``epochs``, ``metrics`` as cells, ``by_seed`` (name ->
-        one value a seed), ``gain`` (the paired difference to the point before as a cell, None for the first).
+        ``metric`` (the one that is drawn), ``seeds``, and ``points``: ``labels`` as asked for, ``said`` (the same in
+        words), ``n`` labelled pictures (mean over folds and seeds), ``least`` and ``most``, ``epochs``, ``metrics`` as
+        cells, ``by_seed`` (name -> one value a seed), ``gain`` (the paired difference to the point before as a cell,
+        None for the first).
     """
     names = SHOWN if measured is None else SHOWN_OF_LABELS
     points: list[dict[str, Any]] = []
@@ -93,6 +94,7 @@ def efficiency_curve(
         points.append(
             {
                 "labels": budget.text,
+                "said": budget.said,
                 "n": round(float(np.mean(pictures))),
                 "least": min(pictures),
                 "most": max(pictures),

@@ -45,6 +45,11 @@ class LabelBudget:
             hint = f" Did you mean {100 * float(word):g}%?"
         raise UsageError(f"--labels {text}: expected {EXPECTED}.{hint}")
 
+    @property
+    def said(self) -> str:
+        """``"10% of the labels"`` or ``"50 labels"``."""
+        return f"{self.text} of the labels" if self.count is None else f"{self.text} labels"
+
     def of(self, n: int) -> int:
         """So many of ``n`` training pictures, at least 1; more than there are is refused (UsageError)."""
         if self.count is not None:

@@ -42,11 +42,12 @@ def _fewer_labels(results: dict[str, Any]) -> list[str]:
         return []
     metric, points = curve["metric"], curve["points"]
     first, last = points[0], points[-1]
-    found = [
-        f"With {first['labels']} of the labels ({first['n']} pictures) {CALLED[metric]} is "
-        f"{shown(first['metrics'][metric])}, with {last['labels']} ({last['n']}) {shown(last['metrics'][metric])}; "
-        f"mean of {len(curve['seeds'])} seeds."
-    ]
+    few, many = (
+        f"with {point['said']} ({point['n']} pictures) {shown(point['metrics'][metric])}" for point in (first, last)
+    )
+    seeds = len(curve["seeds"])
+    name = CALLED[metric][0].upper() + CALLED[metric][1:]
+    found = [f"{name}: {few}, {many}; {f'mean of {seeds} seeds' if seeds > 1 else 'one seed'}."]
     gain, before = last["gain"], points[-2]
     if defined(gain["low"]):
         step = f"From {before['n']} to {last['n']} labelled pictures: {gain['value']:+.3f} [{gain['low']:+.3f}, "
