@@ -224,8 +224,8 @@ def record(numbers: dict[str, Any], sizes: Sizes, classes: int) -> dict[str, Any
         "table": {"header": ["Arm", "balanced accuracy"], "rows": rows},
         "notes": [
             "Each pre-training was run once: another draw of its weights and views may give another result, and that "
-            "is not in the intervals. The paper trains for 501 epochs with a network nearly two hundred times as large, "
-            "on patches of 16 pixels of pictures of 224.",
+            "is not in the intervals. The paper trains for 501 epochs with a network nearly two hundred times as large "
+            "and patches of 16 pixels of pictures of 224.",
             f"Losses at the end of pre-training: {losses} (rotation by chance 1.386, contrast "
             f"{np.log(2 * sizes.pretrain_batch - 1):.3f}); turns told rightly {told['sit']['rotation_accuracy']:.3f} "
             f"(chance 0.25); reconstruction alone {told['reconstruction']['loss']:.3f}.",
