@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -282,3 +287,29 @@ def test_every_setting_reaches_the_training(folder: Path, tmp_path: Path) -> Non
     assert {key: settings[key] for key in expected} == expected
     assert all("validation_loss" in record for record in run.results["history"])
     assert "validation loss" in run.report.read_text()
+
+
+@pytest.mark.slow
+def test_a_training_that_was_ended_from_outside_goes_on_with_the_same_command(folder: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "offshelf.cli", "finetune", str(folder), "--backbone", "test_resnet.random"]
+    words += ["--image-size", "32", "--epochs", "30", "--batch-size", "8", "--early-stopping", "30", "--out"]
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([*words, str(tmp_path / name)], env=environment, stdout=subprocess.DEVNULL)
+
+    assert start("whole").wait() == 0
+    process = start("ended")
+    log, deadline = tmp_path / "ended" / "metrics.jsonl", time.monotonic() + 120
+    while not log.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 130
+    assert json.loads((tmp_path / "ended" / "run.json").read_text())["status"] == "failed"
+    assert list((tmp_path / "ended" / "checkpoints").rglob("step-*.pt"))
+    assert start("ended").wait() == 0
+    assert not (tmp_path / "ended" / "checkpoints").exists()
+    one, two = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "ended"))
+    assert one == two
+    epochs = [json.loads(line)["epoch"] for line in log.read_text().splitlines() if line]
+    assert epochs == list(range(1, 31))

@@ -7,6 +7,8 @@ trainings that share rows and folds, and the network that ships.
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -21,6 +23,7 @@ from offshelf.data.pixels import load_pixels
 from offshelf.data.samples import as_samples
 from offshelf.data.summary import content_keys
 from offshelf.engine.console import Console
+from offshelf.engine.files import write_atomic
 from offshelf.engine.launch import Launch
 from offshelf.errors import DataError
 from offshelf.evaluate.baselines import baselines
@@ -242,14 +245,23 @@ class Finetuning:
                 )
 
         rows = material.rows
+        kept = folder / "checkpoints" / (re.sub(r"[^\w.]+", "-", said).strip("-") or "training")
         estimator.fit(
             material.pixels[chosen],
             rows.labels[chosen],
             rows.clusters(chosen),
             after_epoch=told,
             advance=self._advance,
+            checkpoints=kept,
             launch=self.launch,
         )
+        if estimator.status_ == "stopped":  # asked to end from outside; the same command goes on
+            raise KeyboardInterrupt
+        if place:
+            shutil.rmtree(kept)  # of many trainings only the one under way is kept
+        else:
+            lines = "".join("\n" + json.dumps(numbers) + "\n" for numbers in estimator.history_)
+            write_atomic(folder / "metrics.jsonl", lines)  # with the epochs from before it went on
         self._speeds += [record["samples_per_second"] for record in estimator.history_]
         if said:
             self.console.say(f"  {said}: {len(chosen)} pictures, loss {estimator.history_[-1]['loss']:.4f}")

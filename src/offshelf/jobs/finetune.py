@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from offshelf.engine.console import Console
 from offshelf.engine.launch import Launch
+from offshelf.engine.runs import unfinished
 from offshelf.errors import UsageError
 from offshelf.jobs.common import Common, CommonOptions, at_least
 from offshelf.jobs.fit import Fitted, choose_backbones
-from offshelf.jobs.recording import conclude, recorded
+from offshelf.jobs.recording import as_recorded, conclude, recorded
 
 # Options of the verb that are settings of the estimator under the same name.
 SETTINGS = (
@@ -235,7 +236,8 @@ def finetune(
     estimator = FineTune(backbone=chosen, average=ema, multi_label=several, random_state=seed, **settings)
     check_settings(estimator.get_params())
     found = {"backbone": chosen, "multi_label": several}
-    with recorded("finetune", source, arguments | found, seed, out, overwrite) as run:
+    place = out if out is not None or overwrite else unfinished("finetune", source, as_recorded(arguments | found))
+    with recorded("finetune", source, arguments | found, seed, place, overwrite) as run:
         results = Finetuning(
             estimator,
             dataset,

@@ -11,7 +11,7 @@ from offshelf.engine.console import Console
 from offshelf.engine.launch import Launch, external, first_process
 from offshelf.errors import UsageError
 from offshelf.jobs.common import Common, CommonOptions, at_least
-from offshelf.jobs.recording import conclude, recorded
+from offshelf.jobs.recording import as_recorded, conclude, recorded
 
 
 @dataclass
@@ -229,7 +229,7 @@ def _folder(source: str, arguments: dict[str, Any], out: Path | None, resume: bo
     from offshelf.engine.files import read_json
     from offshelf.engine.runs import unfinished
 
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in arguments.items()}
+    plain = as_recorded(arguments)
     place = Path(out) if out is not None else None if overwrite else unfinished("pretrain", source, plain)
     begun = place is not None and (place / "run.json").is_file()
     if resume and not begun:
@@ -246,9 +246,6 @@ def _folder(source: str, arguments: dict[str, Any], out: Path | None, resume: bo
                 f"{place}: holds an unfinished run with other settings: {said}. Give the same ones to go on, "
                 "another --out, or --overwrite to start anew."
             )
-    if place is not None and overwrite:
-        for old in place.glob("checkpoints/*.pt"):
-            old.unlink()
     return place
 
 

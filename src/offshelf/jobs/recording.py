@@ -13,13 +13,20 @@ from offshelf.engine.files import write_json
 from offshelf.engine.runs import Run, new_run_folder
 
 
+def as_recorded(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments as a run's record holds them: paths as text."""
+    return {key: str(value) if isinstance(value, Path) else value for key, value in arguments.items()}
+
+
 @contextmanager
 def recorded(
     verb: str, source: str, arguments: dict[str, Any], seed: int, out: Path | None, overwrite: bool
 ) -> Iterator[Run]:
     """Claim a run folder for ``verb`` and note in it why the job stopped, should it stop early."""
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in arguments.items()}
+    plain = as_recorded(arguments)
     run = Run.create(Path(out) if out else new_run_folder(verb, source), verb, plain, seed, overwrite)
+    if overwrite:
+        shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)  # to start anew is what it means
     try:
         yield run
     except BaseException as error:
