@@ -85,7 +85,7 @@ class Sizes:
 
     side: int = 80
     folds: int = 3
-    pretrain_epochs: int = 100
+    pretrain_epochs: int = 40
     pretrain_batch: int = 64
     pretrain_rate: float = 1e-3
     finetune_epochs: int = 20
@@ -305,13 +305,13 @@ def record(numbers: dict[str, Any], xrays: XRays, sizes: Sizes) -> dict[str, Any
         f"{NETWORK}, {sizes.side} pixels, {tokens} patches; decoder {DECODER}. Pre-trained for "
         f"{sizes.pretrain_epochs} epochs in batches of {sizes.pretrain_batch}, fine-tuned for {sizes.finetune_epochs} "
         f"(from scratch also for {', '.join(str(one['longer_epochs']) for one in told)}) in batches of "
-        f"{sizes.finetune_batch}, both at a learning rate of {sizes.learning_rate:g}, layer decay {LAYER_DECAY} after "
-        "pre-training. Chance 0.5. 2,000 resamples.",
+        f"{sizes.finetune_batch}, at learning rates of {sizes.pretrain_rate:g} and {sizes.learning_rate:g}, with a layer "
+        f"decay of {LAYER_DECAY} after pre-training. Chance 0.5. 2,000 resamples.",
         "table": {"header": ["Arm", "mean area under the ROC curve"], "rows": rows},
         "notes": [
-            "The paper pre-trains on 266,340 X-rays for 800 epochs at 224 pixels, and so with a thousand times as many "
-            "pictures seen. The labels are mined from reports and noisy, and pictures without any finding come from "
-            "another folder of the source than those with one.",
+            "The paper pre-trains on 266,340 X-rays for 800 epochs at 224 pixels: thousands of times as many pictures "
+            "seen. Labels are mined from reports and noisy, and the sick are more often X-rayed in bed, with tubes and "
+            "leads, which a network can read as well as the lungs.",
             "Squared error of hidden pixels in the first step and at the end: "
             + "; ".join(
                 f"{recipe} {before(recipe, 'first_loss'):.3f} to {before(recipe, 'last_loss'):.3f}"
