@@ -305,8 +305,8 @@ def record(numbers: dict[str, Any], xrays: XRays, sizes: Sizes) -> dict[str, Any
         f"{NETWORK}, {sizes.side} pixels, {tokens} patches; decoder {DECODER}. Pre-trained for "
         f"{sizes.pretrain_epochs} epochs in batches of {sizes.pretrain_batch}, fine-tuned for {sizes.finetune_epochs} "
         f"(from scratch also for {', '.join(str(one['longer_epochs']) for one in told)}) in batches of "
-        f"{sizes.finetune_batch}, at learning rates of {sizes.pretrain_rate:g} and {sizes.learning_rate:g}, with a layer "
-        f"decay of {LAYER_DECAY} after pre-training. Chance 0.5. 2,000 resamples.",
+        f"{sizes.finetune_batch}, at rates of learning of {sizes.pretrain_rate:g} and {sizes.learning_rate:g}, layer "
+        f"decay {LAYER_DECAY} after pre-training. Chance 0.5. 2,000 resamples.",
         "table": {"header": ["Arm", "mean area under the ROC curve"], "rows": rows},
         "notes": [
             "The paper pre-trains on 266,340 X-rays for 800 epochs at 224 pixels: thousands of times as many pictures "
