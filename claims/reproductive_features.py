@@ -434,7 +434,7 @@ def setting(data: Data, backbones: list[dict[str, Any]]) -> str:
     return (
         f"{len(data.names)} chest X-rays of {len(np.unique(data.units))} patients ({counts}), five folds with patients "
         f"whole. Eight tiny networks at {INPUT_SIZE} px, far below those of the paper: with learnt weights "
-        f"{', '.join(learnt) or 'none'}; with **random weights** {', '.join(random) or 'none'}. "
+        f"{', '.join(learnt) or 'none'}{'; with **random weights** ' if random else ''}{', '.join(random)}. "
         f"{data.sections.shape[1]} features of four sections; h = {Widths().hidden}, k = {Widths().code}; seeds "
         f"{', '.join(map(str, SEEDS))} of autoencoder and bottleneck."
     )
