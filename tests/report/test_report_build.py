@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from offshelf.errors import RunError
-from offshelf.report.build import TEMPLATES, build_report
+from offshelf.report.build import build_report
+from offshelf.report.templating import TEMPLATES
 
 VOID = {"meta", "img", "input", "br", "link", "hr"}
 

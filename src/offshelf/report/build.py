@@ -10,15 +10,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from offshelf.engine.files import read_json, write_atomic
-from offshelf.report import content, figures, label_curve
+from offshelf.report import content, figures, label_curve, pretraining
 from offshelf.report.inline_svg import DASHES, MARKERS, SERIES
-from offshelf.report.numbers import FILTERS
-
-TEMPLATES = Path(__file__).with_name("templates")
+from offshelf.report.templating import environment, own
 
 
 def build_report(run_folder: str | os.PathLike[str]) -> Path:
@@ -42,24 +39,9 @@ def build_report(run_folder: str | os.PathLike[str]) -> Path:
     folder = Path(run_folder)
     results, run = read_json(folder / "results.json"), read_json(folder / "run.json")
     if isinstance(results, dict) and results.get("verb") == "pretrain":
-        from offshelf.report import pretraining  # it draws with what is defined here
-
         return write_atomic(folder / "report.html", pretraining.render(results, run, folder))
     page = content.prepare(results, run, folder)
     return write_atomic(folder / "report.html", render(page))
-
-
-def environment() -> Environment:
-    """Where every page's template is found, with the filters of `offshelf.report.numbers`."""
-    made = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= FILTERS
-    return made
 
 
 def render(page: dict[str, Any]) -> str:
@@ -84,11 +66,6 @@ def render(page: dict[str, Any]) -> str:
             script=own("script.js"),
         )
     )
-
-
-def own(name: str) -> Markup:
-    """A file of the templates folder, to stand in a page as it is."""
-    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))  # noqa: S704 (a file of this package)
 
 
 def _interval_plots(page: dict[str, Any]) -> dict[str, Markup]:

@@ -35,10 +35,10 @@ from offshelf.engine.files import finite
 from offshelf.errors import RunError
 from offshelf.evaluate.intervals import wilson_interval
 from offshelf.evaluate.pretraining_verdict import defined, independent_pictures, tenths
-from offshelf.report import build
 from offshelf.report.content import BAD_FILES, THUMBNAIL, printable
 from offshelf.report.curves import POINTS, Curve, line_chart, neighbours
 from offshelf.report.inline_svg import DASHES, SERIES
+from offshelf.report.templating import environment, own
 
 NEEDED = ("method", "data", "backbone", "training", "history", "verdict", "status")
 PICTURE_BYTES = 1_100_000
@@ -67,13 +67,13 @@ def render(results: Any, run: Any, folder: Path) -> str:
     """
     page = prepare(results, run, folder)
     return (
-        build.environment()
+        environment()
         .get_template("pretraining.html.j2")
         .render(
             **page,
             charts=_charts(page),
-            style=build.own("style.css"),
-            script=build.own("script.js"),
+            style=own("style.css"),
+            script=own("script.js"),
         )
     )
 
