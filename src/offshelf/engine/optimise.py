@@ -28,7 +28,8 @@ def make_optimiser(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.
         from timm.optim import Lamb
 
         return Lamb(groups, betas=recipe.betas, max_grad_norm=None)
-    return torch.optim.AdamW(groups, betas=recipe.betas)
+    sharded = any(hasattr(parameter, "full_tensor") for group in groups for parameter in group["params"])
+    return torch.optim.AdamW(groups, betas=recipe.betas, fused=None if sharded else True)  # one pass over the weights
 
 
 def freeze_unreached(module: nn.Module, batch: dict[str, torch.Tensor]) -> list[str]:
