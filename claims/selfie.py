@@ -31,9 +31,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from claims import spark
+from claims.cifar import Pictures, balanced, load_pictures, shown
 from claims.common import Clock, better, keep, seeded_interval, together
-from claims.spark import Pictures, balanced, shown
 from offshelf.backbones.export import save_backbone
 from offshelf.backbones.route import has_bf16
 from offshelf.data.picture_views import PictureViews
@@ -311,5 +310,5 @@ def compare(pictures: Pictures, sizes: Sizes) -> dict[str, Any]:
 def measure(sizes: Sizes = Sizes()) -> Path:  # noqa: B008 (frozen)
     """Measure the claim and keep the result."""
     clock = Clock.start()
-    pictures = spark.load_pictures(spark.Sizes(side=sizes.stored, unlabelled=sizes.unlabelled, test=sizes.test))
+    pictures = load_pictures(sizes.stored, sizes.unlabelled, sizes.test)
     return keep(SLUG, VERSION, compare(pictures, sizes), clock)

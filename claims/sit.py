@@ -31,9 +31,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from claims import spark
+from claims.cifar import Pictures, balanced, load_pictures, shown
 from claims.common import Clock, better, keep, seeded_interval, together
-from claims.spark import Pictures, balanced, shown
 from offshelf.backbones.export import save_backbone
 from offshelf.backbones.readout import read
 from offshelf.data.augment import normalised, resized
@@ -265,5 +264,5 @@ def compare(pictures: Pictures, sizes: Sizes) -> dict[str, Any]:
 def measure(sizes: Sizes = Sizes()) -> Path:  # noqa: B008 (frozen)
     """Measure the claim and keep the result."""
     clock = Clock.start()
-    pictures = spark.load_pictures(spark.Sizes(side=NETWORK["img_size"], unlabelled=sizes.unlabelled, test=sizes.test))
+    pictures = load_pictures(NETWORK["img_size"], sizes.unlabelled, sizes.test)
     return keep(SLUG, VERSION, compare(pictures, sizes), clock)

@@ -28,12 +28,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from claims.common import Clock, better, data_folder, keep, seeded_interval, together
+from claims.cifar import Pictures, balanced, load_pictures, shown
+from claims.common import Clock, better, keep, seeded_interval, together
 from offshelf.backbones.export import save_backbone
 from offshelf.data.picture_views import PictureViews
-from offshelf.data.pixels import load_pixels
-from offshelf.data.samples import as_samples
-from offshelf.data.sources import open_dataset
 from offshelf.engine.train import Training, train
 from offshelf.pretrain.spark import SparK
 from offshelf.transfer.finetune import FineTune
@@ -85,16 +83,6 @@ class Sizes:
         return self.finetune_epochs + round(extra)
 
 
-@dataclass
-class Pictures:
-    """Decoded pictures ``(n, 3, S, S)`` uint8 with class numbers; train and test are apart."""
-
-    train: np.ndarray
-    train_labels: np.ndarray
-    test: np.ndarray
-    test_labels: np.ndarray
-
-
 class ZeroFilled(SparK):
     """The same masks, tokens and decoder around a dense network: hidden cells are zero in the picture only."""
 
@@ -113,28 +101,6 @@ def network(seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return timm.create_model(ARCHITECTURE, num_classes=0, **NETWORK)
-
-
-def load_pictures(sizes: Sizes, seed: int = 0) -> Pictures:
-    """CIFAR-10, as many as are needed, drawn evenly over the classes."""
-    dataset = open_dataset(data_folder("cifar10"))
-    labels, splits = np.array(dataset["label"][:]), np.array(dataset["split"][:])
-    train_rows = balanced(labels, np.flatnonzero(splits == "train"), sizes.unlabelled, seed)
-    test_rows = balanced(labels, np.flatnonzero(splits == "test"), sizes.test, seed)
-    tables = []
-    for rows in (train_rows, test_rows):
-        table, errors = load_pixels(as_samples(dataset.select(rows)), sizes.side)
-        if errors:
-            raise next(iter(errors.values()))
-        tables.append(table)
-    return Pictures(tables[0], labels[train_rows], tables[1], labels[test_rows])
-
-
-def balanced(labels: np.ndarray, rows: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """At most ``most`` of ``rows``, as many of every class (fewer where a class has fewer), sorted."""
-    random, classes = np.random.default_rng([seed, 5]), np.unique(labels[rows])
-    taken = [random.permutation(rows[labels[rows] == k])[: most // len(classes)] for k in classes]
-    return np.sort(np.concatenate(taken))
 
 
 def pretrained(kind: type[SparK], pictures: Pictures, sizes: Sizes) -> tuple[nn.Module, dict[str, float]]:
@@ -208,12 +174,6 @@ def verdict_of(differences: dict[str, dict[str, float]]) -> tuple[str, dict[str,
     return together(list(parts.values())), parts
 
 
-def shown(cell: dict[str, float]) -> str:
-    """``0.412 [0.398, 0.425]``, differences with their sign."""
-    form, key = ("{:+.3f}", "difference") if "difference" in cell else ("{:.3f}", "value")
-    return f"{form.format(cell[key])} [{form.format(cell['low'])}, {form.format(cell['high'])}]"
-
-
 def record(numbers: dict[str, Any], sizes: Sizes, classes: int) -> dict[str, Any]:
     """Verdict, sentence, table and notes, all out of the numbers."""
     verdict, parts = verdict_of(numbers["differences"])
@@ -271,4 +231,4 @@ def compare(pictures: Pictures, sizes: Sizes) -> dict[str, Any]:
 def measure(sizes: Sizes = Sizes()) -> Path:  # noqa: B008 (frozen)
     """Measure the claim and keep the result."""
     clock = Clock.start()
-    return keep(SLUG, VERSION, compare(load_pictures(sizes), sizes), clock)
+    return keep(SLUG, VERSION, compare(load_pictures(sizes.side, sizes.unlabelled, sizes.test), sizes), clock)

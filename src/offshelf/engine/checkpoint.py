@@ -72,13 +72,6 @@ class Checkpoints:
             )
         return None, damaged
 
-    def remove(self) -> None:
-        """Delete all checkpoints, once the training is done."""
-        for path in self._files():
-            path.unlink(missing_ok=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
-
     def _files(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
 

@@ -46,10 +46,6 @@ class Draws:
         radius = np.sqrt(-2.0 * np.log1p(-self.uniform(*shape)))
         return radius * np.cos(2.0 * math.pi * self.uniform(*shape))
 
-    def permutations(self, n: int) -> np.ndarray:
-        """``(B, n)`` int64: an own order of 0 to n - 1 for each sample."""
-        return self.uniform(n).argsort(axis=1, kind="stable")
-
     def seeds(self) -> np.ndarray:
         """``(B,)`` int64 from 0 to 2^31 - 1, for libraries that keep a generator of their own."""
         return self.integers(2**31)

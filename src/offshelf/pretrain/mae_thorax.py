@@ -16,7 +16,6 @@ learning is given for batches of 128; the mask token does not decay.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -24,14 +23,12 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import nn
 
-from offshelf.data.augment import normalised, random_flip, random_resized_crop
 from offshelf.engine.collective import masked_mean
-from offshelf.engine.draws import Draws
 from offshelf.engine.precision import full_precision
 from offshelf.engine.recipe import Recipe
 from offshelf.errors import UsageError
 from offshelf.pretrain.objective import Batch, Objective
-from offshelf.pretrain.patches import cell_moments, patchify, unpatchify
+from offshelf.pretrain.patches import CellViews, cell_moments, patchify, unpatchify
 from offshelf.pretrain.tokens import encode_visible, fix_positions, sincos_positions, token_grid
 
 NATURAL_IMAGES: dict[str, Any] = {
@@ -136,26 +133,6 @@ class Decoder(nn.Module):
 # ---- the objective -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class MAEViews:
-    """A gentle crop, half of them mirrored, and a number for every patch."""
-
-    size: int
-    patches: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    scale: tuple[float, float]
-    flip: bool
-
-    def __call__(self, pixels: torch.Tensor, draws: Draws) -> Batch:
-        """uint8 (B, 3, H, W) -> ``pictures`` (B, 3, size, size) and ``noise`` (B, patches)."""
-        pictures = random_resized_crop(pixels, draws, self.size, self.scale)
-        if self.flip:
-            pictures = random_flip(pictures, draws)
-        noise = torch.from_numpy(draws.uniform(self.patches)).float()
-        return {"pictures": normalised(pictures, self.mean, self.std), "noise": noise}
-
-
 class MAE(Objective):
     """Masked autoencoder (He et al. 2022) with the settings for chest X-rays (Xiao et al. 2023).
 
@@ -240,9 +217,9 @@ class MAE(Objective):
             *(self.grid.side, self.grid.prefix, self.grid.patch),
         )
 
-    def views(self) -> MAEViews:
+    def views(self) -> CellViews:
         """Crop, mirror, and the numbers that decide which patches are hidden."""
-        return MAEViews(self.image_size, self.grid.count, self.mean, self.std, self.crop_scale, self.flip)
+        return CellViews(self.image_size, self.grid.count, self.mean, self.std, self.crop_scale, self.flip)
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """``pictures`` (B, 3, S, S) and ``noise`` (B, L) -> the loss."""

@@ -22,19 +22,17 @@ of the hidden positions it belongs. That is the paper's model, and is left so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from offshelf.data.augment import normalised, random_flip, random_resized_crop
-from offshelf.engine.draws import Draws
 from offshelf.engine.precision import full_precision
 from offshelf.engine.recipe import Recipe
 from offshelf.errors import BackboneError, UsageError
 from offshelf.pretrain.objective import Batch, Objective
+from offshelf.pretrain.patches import CellViews
 
 FAMILIES = {
     "ResNet": "resnet",
@@ -176,26 +174,6 @@ class AttentionPooling(nn.Module):
 # ---- the objective ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class SelfieViews:
-    """One large crop, half of them mirrored, and a number for every patch, which decides what is hidden."""
-
-    size: int
-    patches: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    scale: tuple[float, float]
-    flip: bool
-
-    def __call__(self, pixels: torch.Tensor, draws: Draws) -> Batch:
-        """uint8 (B, 3, H, W) -> ``pictures`` (B, 3, size, size) and ``noise`` (B, patches)."""
-        pictures = random_resized_crop(pixels, draws, self.size, self.scale)
-        if self.flip:
-            pictures = random_flip(pictures, draws)
-        noise = torch.from_numpy(draws.uniform(self.patches)).float()
-        return {"pictures": normalised(pictures, self.mean, self.std), "noise": noise}
-
-
 class Selfie(Objective):
     """Choosing hidden patches by the rest of the picture (Trinh et al. 2019, section 2).
 
@@ -284,9 +262,9 @@ class Selfie(Objective):
         self.positions = Positions(self.grid, width, by_axes)
         self.pooling = AttentionPooling(width, depth, heads, round(mlp_ratio * width), dropout)
 
-    def views(self) -> SelfieViews:
+    def views(self) -> CellViews:
         """Crop, mirror, and the numbers that decide which patches are hidden."""
-        return SelfieViews(self.image_size, self.grid**2, self.mean, self.std, self.crop_scale, self.flip)
+        return CellViews(self.image_size, self.grid**2, self.mean, self.std, self.crop_scale, self.flip)
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """``pictures`` (B, 3, S, S) and ``noise`` (B, n) -> the loss, ``accuracy`` and ``score_spread``.

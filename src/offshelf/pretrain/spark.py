@@ -17,20 +17,17 @@ equal stride; weights of the decoder start as torch draws them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from offshelf.data.augment import normalised, random_flip, random_resized_crop
 from offshelf.engine.collective import batch_normalised, masked_mean
-from offshelf.engine.draws import Draws
 from offshelf.engine.precision import full_precision
 from offshelf.engine.recipe import Recipe
 from offshelf.errors import BackboneError, UsageError
 from offshelf.pretrain.objective import Batch, Objective
-from offshelf.pretrain.patches import cell_moments, patchify, unpatchify
+from offshelf.pretrain.patches import CellViews, cell_moments, patchify, unpatchify
 from offshelf.pretrain.sparse import Visible, make_dense, make_sparse, repeated
 
 MOST_STAGES = 4
@@ -131,26 +128,6 @@ class Decoder(nn.Module):
 # ---- the objective ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class SparKViews:
-    """A large crop, half of them mirrored, and a number for every cell; no colour jitter, which harms this method."""
-
-    size: int
-    cells: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    scale: tuple[float, float]
-    flip: bool
-
-    def __call__(self, pixels: torch.Tensor, draws: Draws) -> Batch:
-        """uint8 (B, 3, H, W) -> ``pictures`` (B, 3, size, size) and ``noise`` (B, cells)."""
-        pictures = random_resized_crop(pixels, draws, self.size, self.scale)
-        if self.flip:
-            pictures = random_flip(pictures, draws)
-        noise = torch.from_numpy(draws.uniform(self.cells)).float()
-        return {"pictures": normalised(pictures, self.mean, self.std), "noise": noise}
-
-
 class SparK(Objective):
     """Sparse and hierarchical masked modelling (Tian et al. 2023, section 3).
 
@@ -222,9 +199,9 @@ class SparK(Objective):
         )
         self.decoder = Decoder(decoder_width, self.stride)
 
-    def views(self) -> SparKViews:
-        """Crop, mirror, and the numbers that decide which cells are hidden."""
-        return SparKViews(self.image_size, self.grid**2, self.mean, self.std, self.crop_scale, self.flip)
+    def views(self) -> CellViews:
+        """A large crop, mirrored or not, and the numbers that hide cells; colour jitter harms this method."""
+        return CellViews(self.image_size, self.grid**2, self.mean, self.std, self.crop_scale, self.flip)
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """``pictures`` (B, 3, S, S) and ``noise`` (B, L) -> the loss; painting nothing scores 1."""
