@@ -228,9 +228,9 @@ def masked_step(watch: Watch, backbone: str, side: int, batch: int, steps: int, 
     """A step of masked autoencoding: the encoder sees the visible tokens alone."""
     import timm
     import torch
-    from offshelf.pretrain.mae_thorax import MAE
 
     from offshelf.engine.draws import Draws
+    from offshelf.pretrain.mae_thorax import MAE
 
     torch.manual_seed(0)
     network = timm.create_model(backbone, num_classes=0, img_size=side)
