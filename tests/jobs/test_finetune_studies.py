@@ -289,6 +289,16 @@ def test_every_setting_reaches_the_training(folder: Path, tmp_path: Path) -> Non
     assert "validation loss" in run.report.read_text()
 
 
+def test_a_training_of_a_handful_of_steps_is_remarked_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    settings = {"backbone": "test_resnet.random", "image_size": 32, "common": Common(quiet=True)}
+    finetune(str(folder), **settings, epochs=2, out=tmp_path / "few")
+    assert "2 steps are few for a training; lower --batch-size" in capsys.readouterr().err
+    finetune(str(folder), **settings, epochs=10, batch_size=4, out=tmp_path / "enough")
+    assert "few for a training" not in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_training_that_was_ended_from_outside_goes_on_with_the_same_command(folder: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "offshelf.cli", "finetune", str(folder), "--backbone", "test_resnet.random"]

@@ -57,6 +57,7 @@ from offshelf.transfer.finetune import FineTune
 from offshelf.transfer.pipelines import Arm
 
 HEAD = "finetuned"
+FEW_STEPS = 50  # below it a training has hardly begun, which a user with few pictures is told
 HELD_OUT = 5  # without folds and without given splits, one of so many parts is held out
 
 
@@ -102,6 +103,10 @@ class Finetuning:
         started = time.perf_counter()
         material = self._prepare()
         budgets = self._budgets(material)
+        n = len(material.folds[0].train)
+        steps = self._steps_of(budgets[-1].of(n), n)
+        if steps < FEW_STEPS:
+            self.console.warn(f"{steps} steps are few for a training; lower --batch-size or raise --epochs")
         decoded, clock = time.perf_counter() - started, time.perf_counter()
         (folder / "metrics.jsonl").unlink(missing_ok=True)
         seeds = [self.seed + k for k in range(self.seeds)] if self.curve else [self.seed]
