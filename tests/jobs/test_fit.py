@@ -366,7 +366,11 @@ def test_ctrl_c_leaves_with_130_and_keeps_what_was_finished(tmp_path: Path) -> N
         "--out",
         str(tmp_path / "run"),
     ]
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    heard = signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it, and so would the child
+    try:
+        child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, heard)
     shards = Path(os.environ["OFFSHELF_CACHE"])
     deadline = time.monotonic() + 120
     while not list(shards.rglob("*.safetensors")) and time.monotonic() < deadline:
