@@ -17,6 +17,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from offshelf.backbones.card import BackboneCard
 from offshelf.backbones.preprocess import Resize
 from offshelf.backbones.readout import Readout
+from offshelf.data.corruptions import parse_corruption
 from offshelf.data.samples import as_samples
 from offshelf.errors import DataError, UsageError
 from offshelf.transfer.extraction import Extraction, extract
@@ -47,6 +48,8 @@ class DeepFeatures(TransformerMixin, BaseEstimator):
         Side in pixels that every backbone sees, in place of its own; smaller is cheaper, and less faithful.
     blank_area : float, optional
         Share of the picture blanked at its centre before anything else; the control of a shortcut.
+    corruption : str, optional
+        Damage done to every picture first, such as ``"gaussian-noise/3"``; see `offshelf.data.corruptions`.
     exact : bool
         Full-size decoding and fp32; off, a JPEG far larger than needed is decoded at reduced scale, and bf16 is used
         where the processor has it and it agreed with fp32 on the first batch.
@@ -86,6 +89,7 @@ class DeepFeatures(TransformerMixin, BaseEstimator):
         resize: Resize = "squash",
         input_size: int | None = None,
         blank_area: float | None = None,
+        corruption: str | None = None,
         exact: bool = False,
         batch_size: int = 16,
         cache_folder: str | Path | None = None,
@@ -99,6 +103,7 @@ class DeepFeatures(TransformerMixin, BaseEstimator):
         self.resize = resize
         self.input_size = input_size
         self.blank_area = blank_area
+        self.corruption = corruption
         self.exact = exact
         self.batch_size = batch_size
         self.cache_folder = cache_folder
@@ -194,7 +199,16 @@ class DeepFeatures(TransformerMixin, BaseEstimator):
         names = self._names()
         if not names:
             raise UsageError("backbones is empty: name at least one, for example resnet50.a1_in1k.")
-        view = View(tuple(self.grid), self.copies, self.resize, self.blank_area, self.exact)  # type: ignore[arg-type]
+        if self.corruption is not None:
+            parse_corruption(self.corruption)  # a wrong name is answered before any work
+        view = View(
+            tuple(self.grid),  # type: ignore[arg-type]
+            self.copies,
+            self.resize,
+            self.blank_area,
+            self.exact,
+            corruption=self.corruption,
+        )
         return networks_for(
             names, view, self.readout, self.input_size, Path(self.cache_folder) if self.cache_folder else None
         )

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from offshelf.backbones.preprocess import to_input
+from offshelf.data.corruptions import corrupt
 from offshelf.data.geometry import blank_centre, copies, split_tiles
 from offshelf.data.images import decode_image, read_bytes
 from offshelf.data.samples import Samples
@@ -201,6 +202,8 @@ def _pieces(key: bytes, image: dict[str, Any], view: View) -> list[torch.Tensor]
         picture = decode_image(data, name=name, at_least=view.decode_at_least)
         if view.blank_area is not None:
             picture = blank_centre(picture, area=view.blank_area)
+        if view.corruption is not None:
+            picture = corrupt(picture, view.corruption, key)
         return [tile for copy in copies(picture, view.copies) for tile in split_tiles(copy, view.grid)]
     except ImageError as error:
         return error
