@@ -10,48 +10,56 @@ Arrays: M backbones, S settings, T tasks, B resamples. A last axis B may follow 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
 
 from offshelf.errors import DataError, UsageError
+from offshelf.evaluate.battle.agreement import correlate as correlate
+from offshelf.evaluate.battle.agreement import scaling as scaling
 
 # Upper bounds in parameters, and what the sizes up to there are called; all above are large.
 TIERS = ((1_000_000, "tiny (< 1M)"), (30_000_000, "small (< 30M)"), (150_000_000, "base (30-150M)"))
-# Fewer points give no rank correlation worth a number; the bootstrap needs some more.
-FEWEST_POINTS, FEWEST_FOR_INTERVAL = 3, 5
 
 
-def z_scores(values: np.ndarray) -> np.ndarray:
+def z_scores(values: np.ndarray, spread: np.ndarray | None = None) -> np.ndarray:
     """Standardise each setting over the backbones that have a value in it.
 
     Parameters
     ----------
     values
         ``(M, S)`` or ``(M, S, B)``, higher is better, NaN = no value.
+    spread
+        ``(S,)`` to divide by; by default the standard deviation (ddof 0) of each column.
 
     Returns
     -------
     z
-        Of the same shape: mean 0 and standard deviation 1 (ddof 0) over the present backbones of each column; zeros
-        where all of them are equal; NaN stays NaN. The numbers hang on the pool: other backbones, other z.
+        Of the same shape: mean 0 and standard deviation 1 over the present backbones of each column; zeros where all
+        of them are equal or ``spread`` is 0; NaN stays NaN. The numbers hang on the pool: other backbones, other z.
     """
     x = np.asarray(values, dtype=np.float64)
     present = np.isfinite(x)
-    count = np.maximum(present.sum(axis=0), 1)
     filled = np.where(present, x, 0.0)
-    deviation = np.where(present, x - filled.sum(axis=0) / count, 0.0)
-    spread = np.sqrt((deviation**2).sum(axis=0) / count)
-    # Equal numbers differ from their mean by rounding alone, which must not be blown up to a z of 1.
-    constant = spread <= 8 * np.finfo(np.float64).eps * np.abs(filled).max(axis=0)
-    z = np.where(constant, 0.0, deviation / np.where(constant, 1.0, spread))
+    mean = filled.sum(axis=0) / np.maximum(present.sum(axis=0), 1)
+    own = pool_spread(x) if spread is None else spread if x.ndim == 2 else spread[:, None]
+    z = np.divide(x - mean, own, out=np.zeros(x.shape), where=(own > 0) & present)
     return np.where(present, z, np.nan)
 
 
-def task_scores(
-    z: np.ndarray, tasks: Sequence[str], weights: np.ndarray | None = None
-) -> tuple[np.ndarray, list[str]]:
+def pool_spread(values: np.ndarray) -> np.ndarray:
+    """Standard deviation (ddof 0) over the present backbones of each column ``(S[, B])``; exactly 0 where all agree."""
+    x = np.asarray(values, dtype=np.float64)
+    present = np.isfinite(x)
+    filled = np.where(present, x, 0.0)
+    count = np.maximum(present.sum(axis=0), 1)
+    deviation = np.where(present, x - filled.sum(axis=0) / count, 0.0)
+    spread = np.sqrt((deviation**2).sum(axis=0) / count)
+    # Equal numbers differ from their mean by rounding alone, which must not be blown up to a z of 1.
+    return np.where(spread <= 8 * np.finfo(np.float64).eps * np.abs(filled).max(axis=0), 0.0, spread)
+
+
+def task_scores(z: np.ndarray, tasks: Sequence[str], weights: np.ndarray | None = None) -> tuple[np.ndarray, list[str]]:
     """Mean z of each task's settings.
 
     Parameters
@@ -86,7 +94,7 @@ def task_scores(
 
 
 def overall(scores: np.ndarray) -> np.ndarray:
-    """Mean over the tasks ``(M, T[, B])`` that a backbone has a score in, so that no task dominates by its data sets."""
+    """Mean over the tasks ``(M, T[, B])`` that a backbone has a score in; many data sets give a task no more weight."""
     present = np.isfinite(scores)
     return _ratio(np.where(present, scores, 0.0).sum(axis=1), present.sum(axis=1))
 
@@ -108,6 +116,67 @@ def rank(scores: np.ndarray) -> np.ndarray:
     """Ranks over the first axis, 1 = highest score; equals share the better place (1, 1, 3); NaN stays NaN."""
     ranks = rankdata(np.where(np.isfinite(scores), -np.asarray(scores), np.inf), method="min", axis=0).astype(float)
     return np.where(np.isfinite(scores), ranks, np.nan)
+
+
+def without(names: Sequence[str], left_out: Collection[str]) -> np.ndarray:
+    """Which of M backbones ``(M,)`` are not among those left out (the random ones, say)."""
+    return np.array([name not in left_out for name in names], dtype=bool)
+
+
+def size_tier(parameters: int) -> str:
+    """Size class of a network by its number of parameters: tiny, small, base or large."""
+    return next((name for bound, name in TIERS if parameters < bound), "large")
+
+
+def apples_to_apples(architectures: Sequence[str]) -> dict[str, list[int]]:
+    """Backbones of one architecture that differ in their pre-training alone: architecture -> indices, two at least."""
+    groups: dict[str, list[int]] = {}
+    for m, architecture in enumerate(architectures):
+        groups.setdefault(architecture, []).append(m)
+    return {architecture: members for architecture, members in groups.items() if len(members) > 1}
+
+
+def pareto_front(scores: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """Which backbones ``(M,)`` no other one equals or beats in both score and cost, and beats in one.
+
+    ``scores`` higher is better, ``costs`` lower is better; NaN in either keeps a backbone off the front.
+    """
+    known = np.isfinite(scores) & np.isfinite(costs)
+    no_worse = (scores[:, None] >= scores) & (costs[:, None] <= costs)
+    better = (scores[:, None] > scores) | (costs[:, None] < costs)
+    return known & ~(no_worse & better & known[:, None]).any(axis=0)
+
+
+def trapezoid_average_precision(ranks: Sequence[int] | np.ndarray, n_positive: int) -> float:
+    """Average precision of the paper's retrieval script: each hit counts the mean precision just before and at it.
+
+    Parameters
+    ----------
+    ranks
+        0-based ranks of the hits, junk taken out before ranking.
+    n_positive
+        All positives of the query, found or not.
+
+    Returns
+    -------
+    average_precision
+        NaN without positives, so that such a query is left out. Ranks 0 and 2 of 2: 0.7917.
+    """
+    hits = np.sort(np.asarray(ranks, dtype=np.int64))
+    if len(hits) > n_positive or (hits < 0).any() or len(np.unique(hits)) < len(hits):
+        raise UsageError(f"ranks of {len(hits)} hits for {n_positive} positives; give different ranks from 0, no more")
+    if not n_positive:
+        return float("nan")
+    j = np.arange(len(hits))
+    before = np.where(hits == 0, 1.0, j / np.maximum(hits, 1))
+    after = (j + 1) / (hits + 1)
+    return float((before + after).sum() / (2 * n_positive))
+
+
+def mean_reciprocal_rank(ranks: Sequence[Sequence[int] | np.ndarray]) -> float:
+    """Mean of 1 / (1 + 0-based rank of the first hit) over the queries that have hits; NaN if none has."""
+    first = [1 / (1 + int(np.min(hits))) for hits in ranks if len(hits)]
+    return float(np.mean(first)) if first else float("nan")
 
 
 def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a battle measured: one number a backbone and setting, and the same number in paired resamples of its examples."""
+"""What a battle measured: a number for each backbone and setting, and the same number in paired resamples."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ class Grid:
         if not shape[0] or not shape[1]:
             raise DataError(f"grid of a battle: {shape[0]} backbones and {shape[1]} settings; at least one of each")
         if self.values.shape != shape:
-            raise DataError(f"grid of a battle: values of shape {self.values.shape}; expected {shape}, a row a backbone")
+            raise DataError(
+                f"grid of a battle: values of shape {self.values.shape}; expected {shape}, a row a backbone"
+            )
         if self.drawn.ndim != 3 or self.drawn.shape[:2] != shape or not self.drawn.shape[2]:
             raise DataError(
                 f"grid of a battle: resamples of shape {self.drawn.shape}; expected {(*shape, 'B')}, B at least 1"
@@ -89,16 +91,12 @@ class Grid:
     @property
     def examples(self) -> int:
         """Tested examples of all data sets together, each data set counted once."""
-        return self._total({setting.data: setting.n for setting in sorted(self.settings, key=lambda s: s.n)})
+        return sum(max(s.n for s in self.settings if s.data == data) for data in self.data_sets)
 
     @property
     def units(self) -> int:
         """Independent groups of all data sets together, each data set counted once."""
-        return self._total({setting.data: setting.units for setting in sorted(self.settings, key=lambda s: s.units)})
-
-    @staticmethod
-    def _total(largest: dict[str, int]) -> int:
-        return sum(largest.values())
+        return sum(max(s.units for s in self.settings if s.data == data) for data in self.data_sets)
 
     def index(self, backbone: str) -> int:
         """Row of a backbone."""
