@@ -6,6 +6,7 @@ OffshelfError
 │   └── ImageError      one picture cannot be read; callers count it, list it and go on
 ├── BackboneError       a network or its weights cannot be had
 ├── RunError            a run folder is missing something, damaged, or was changed
+├── NotApplicable       a job does not fit its input; it is listed as such, and the others go on
 └── MissingExtra        an optional requirement is not installed
 
 Imports nothing of ours; anyone may import it.
@@ -48,6 +49,10 @@ class BackboneError(OffshelfError):
 
 class RunError(OffshelfError):
     """A run folder is missing something, damaged, or was changed since it was written."""
+
+
+class NotApplicable(OffshelfError):  # noqa: N818 (it says what a job is, not what went wrong)
+    """A job does not fit its input, such as a classifier of two classes on data with one."""
 
 
 class MissingExtra(OffshelfError):  # noqa: N818 (what is missing is its name)

@@ -22,7 +22,8 @@ from offshelf.errors import RunError, UsageError
 
 FORMAT = 1
 # Files that a later verb may read from a run. A pickle has no place here, whatever it is called.
-SUFFIXES = {".json", ".jsonl", ".parquet", ".html", ".safetensors", ".skops", ".csv", ".svg", ".png", ".txt"}
+TABLES = {".json", ".jsonl", ".parquet", ".sqlite", ".csv", ".txt"}
+SUFFIXES = {*TABLES, ".html", ".svg", ".png", ".safetensors", ".skops"}
 PACKAGES = (
     "offshelf",
     "torch",
