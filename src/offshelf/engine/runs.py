@@ -82,6 +82,23 @@ class Run:
         write_json(folder / "run.json", record)
         return cls(folder, record)
 
+    @staticmethod
+    def reopen(folder: Path, verb: str) -> None:
+        """Unseal a complete run of ``verb``, so that `create` goes on with what its folder holds.
+
+        Raises
+        ------
+        UsageError
+            When the folder holds a run of another verb.
+        """
+        record = read_json(folder / "run.json")
+        if record.get("verb") != verb:
+            raise UsageError(
+                f"{folder}: holds a run of `offshelf {record.get('verb')}`, not of {verb}; nothing was touched."
+            )
+        if record.get("status") == "complete":
+            write_json(folder / "run.json", {**record, "status": "reopened", "files": {}})
+
     def note(self, **extra: Any) -> None:
         """Add to the record of a run that is still going, for the report to read."""
         self.record |= extra

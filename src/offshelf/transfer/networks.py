@@ -28,8 +28,8 @@ class View:
     """What is done to a picture before a backbone sees it; a part of every cache key.
 
     grid : (rows, columns) of tiles; copies : 1, 2 or 16 jittered copies; resize : "squash" or "crop" (see
-    `offshelf.backbones.preprocess.to_input`); blank_area : share of the picture blanked at its centre, or None; corruption :
-    damage done to the picture, as `offshelf.data.corruptions.parse_corruption` writes it, or None;
+    `offshelf.backbones.preprocess.to_input`); blank_area : share of the picture blanked at its centre, or None;
+    corruption : damage done to the picture, as `offshelf.data.corruptions.parse_corruption` writes it, or None;
     exact : decode at full size and compute in fp32; decode_at_least : the short side in pixels below which a JPEG is
     never decoded at reduced scale (None: always at full size).
     """

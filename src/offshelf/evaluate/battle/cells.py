@@ -62,7 +62,9 @@ def columns(
             options = dict(contest.options) | ({"image_size": image_size} if contest.image_size else {})
             if contest.protocol.name == "few-shot":
                 for k in shots:
-                    found.append(_column(deck, contest, f"{ways}-way {k}-shot", ALL, seeds, options | {"ways": ways, "shots": k}))
+                    found.append(
+                        _column(deck, contest, f"{ways}-way {k}-shot", ALL, seeds, options | {"ways": ways, "shots": k})
+                    )
                 continue
             for budget in budgets if contest.learns else [ALL]:
                 found.append(_column(deck, contest, budget.text if contest.learns else None, budget, seeds, options))
@@ -175,7 +177,9 @@ def extraction_jobs(
                 name = f"features of {deck.place.name} from picture {first + 1} on" + (
                     f", {corruption}" if corruption else ""
                 )
-                yield Job(hashlib.sha256(said.encode()).hexdigest(), name, f"{__name__}:run_extraction", spec, "features")
+                yield Job(
+                    hashlib.sha256(said.encode()).hexdigest(), name, f"{__name__}:run_extraction", spec, "features"
+                )
 
 
 def run_extraction(
@@ -189,7 +193,7 @@ def run_extraction(
 ) -> dict[str, Any]:
     """Put the features of a shard into the cache; damaged copies of the tested pictures only."""
     deck = open_deck(Place.from_dict(place))
-    rows = range(first, min(first + count, len(deck.dataset)))
+    rows = list(range(first, min(first + count, len(deck.dataset))))
     if corruption is not None:
         rows = deck.tested(rows)
     if not len(rows):

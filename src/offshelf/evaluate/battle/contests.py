@@ -97,14 +97,10 @@ CONTESTS: dict[str, Contest] = {
         replace(FINETUNE_V1, n_boot=N_BOOT), "fine-tuning", f"{HERE}.finetuned:finetuned", draws=True, image_size=True
     ),
     "few-shot": Contest(FEW_SHOT_V1, "few-shot", f"{HERE}.few_shot:few_shot", learns=False, draws=True),
-    "retrieval": Contest(
-        replace(RETRIEVAL_V1, n_boot=N_BOOT), "retrieval", f"{HERE}.probes:retrieval", learns=False
-    ),
+    "retrieval": Contest(replace(RETRIEVAL_V1, n_boot=N_BOOT), "retrieval", f"{HERE}.probes:retrieval", learns=False),
     "robustness": Contest(ROBUSTNESS_V1, "robustness", f"{HERE}.probes:robustness"),
     "ood": Contest(OOD_V1, "other data", f"{HERE}.probes:other_data", pairs=True),
-    "multi-label": Contest(
-        MULTI_LABEL_V1, "multi-label", f"{HERE}.several_labels:several_labels", one_label=False
-    ),
+    "multi-label": Contest(MULTI_LABEL_V1, "multi-label", f"{HERE}.several_labels:several_labels", one_label=False),
 }
 DEFAULT = ("linear", "knn", "few-shot", "retrieval", "robustness")
 

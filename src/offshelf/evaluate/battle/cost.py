@@ -56,7 +56,12 @@ def measure_cost(*, backbone: str, input_size: int | None) -> dict[str, Any]:
     median = sorted(seconds[1:])[ROUNDS // 2]  # the first pass chooses kernels
     peak = _kilobytes("VmHWM")
     memory = None if before is None or peak is None else max(0, peak - before) * 1024 / 1e6
-    return {"images_per_second": BATCH / median, "memory_mb": memory, "batch": BATCH, "threads": torch.get_num_threads()}
+    return {
+        "images_per_second": BATCH / median,
+        "memory_mb": memory,
+        "batch": BATCH,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _settled() -> int | None:

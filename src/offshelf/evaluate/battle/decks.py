@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -130,6 +130,7 @@ class Entry:
     input_size: int | None
     rows: Rows
     values: np.ndarray
+    fitted: dict[Any, Any] = field(default_factory=dict)  # pipelines by what they were fitted on; contests share them
 
     def folds(self, seed: int) -> list[Fold]:
         """The given test part, or five folds drawn by ``seed``."""

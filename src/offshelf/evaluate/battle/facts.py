@@ -82,7 +82,9 @@ def identity_of(card: BackboneCard) -> list[Any]:
 
 def family_of(model: nn.Module) -> str:
     """ "CNN", "ViT", "hybrid" (attention and more than a stem of convolutions) or "other"."""
-    attention = any("attention" in type(m).__name__.lower() and "pool" not in type(m).__name__.lower() for m in model.modules())
+    attention = any(
+        "attention" in type(m).__name__.lower() and "pool" not in type(m).__name__.lower() for m in model.modules()
+    )
     spatial = sum(isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1 for m in model.modules())
     if attention:
         return "hybrid" if spatial > 1 else "ViT"

@@ -128,7 +128,14 @@ def cell_rows(battle: Battle, grid: Grid, z: np.ndarray) -> list[dict[str, Any]]
     for name, reason in battle.absent.items():
         for column in battle.columns:
             found.append(
-                {"backbone": name, "setting": column.id, "status": "failed", "reason": reason, "attempts": 0, "seconds": 0.0}
+                {
+                    "backbone": name,
+                    "setting": column.id,
+                    "status": "failed",
+                    "reason": reason,
+                    "attempts": 0,
+                    "seconds": 0.0,
+                }
                 | dict.fromkeys(("value", "low", "high", "n", "z"))
                 | {"by_seed": [], "about": {}}
             )

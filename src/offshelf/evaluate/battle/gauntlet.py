@@ -133,9 +133,10 @@ class Gauntlet:
         )
         jobs = [
             (cell_job(column, fact, seed, self.input_size), column, fact["name"])
-            for column in found.columns
-            if not column.why_not
+            for deck in decks  # what is asked of one backbone on one data set stands together: workers keep it at hand
             for fact in facts
+            for column in found.columns
+            if column.deck is deck and not column.why_not
             for seed in column.seeds
         ]
         self._extract(store, found, jobs)
@@ -234,12 +235,12 @@ def refuse_other_versions(store: Path, contests: Sequence[Contest]) -> None:
             protocol = mine.get(kind.partition("/")[0])
             if protocol is None:
                 continue
-            others = [row for row in results.rows(kind) if row.spec["protocol"] != [protocol.label, protocol.fingerprint]]
+            others = [
+                row for row in results.rows(kind) if row.spec["protocol"] != [protocol.label, protocol.fingerprint]
+            ]
             if others:
                 what = f"{kind} with other contents" if kind == protocol.label else kind
                 raise RunError(
                     f"{store}: holds {len(others)} results of {what}; now {protocol.label} is asked for, and numbers of "
                     "two protocols are never mixed. Name another folder with --out, or start anew with --overwrite."
                 )
-
-

@@ -56,9 +56,12 @@ def _fitted(entry: Entry, head: str, budget: LabelBudget, seed: int) -> Iterator
 
 def _fit(entry: Entry, head: str, train: np.ndarray, seed: int) -> Pipeline:
     """A pipeline fitted on the rows ``train``; what it chooses, it chooses by folds inside these."""
-    labels, inside = entry.rows.labels[train], entry.rows.clusters(train)
-    pipeline = make_pipeline(Arm("deep", head), inner=inner_folds(labels, inside, seed=seed), seed=seed)
-    return fit_pipeline(pipeline, entry.values[train], labels, inside)
+    key = (head, train.tobytes(), seed)
+    if key not in entry.fitted:
+        labels, inside = entry.rows.labels[train], entry.rows.clusters(train)
+        pipeline = make_pipeline(Arm("deep", head), inner=inner_folds(labels, inside, seed=seed), seed=seed)
+        entry.fitted[key] = fit_pipeline(pipeline, entry.values[train], labels, inside)
+    return entry.fitted[key]
 
 
 def _balanced(entry: Entry, tested: np.ndarray, right: np.ndarray, about: dict[str, Any]) -> Outcome:
@@ -132,4 +135,6 @@ def other_data(entry: Entry, budget: LabelBudget, seed: int, *, tested_on: dict[
     tested = np.array([row for row in other.tested() if other.rows.labels[row] in place], dtype=int)
     answers = np.flatnonzero(known)[pipeline.predict_proba(other.values[tested])[:, columns].argmax(axis=1)]
     truth = np.array([place[label] for label in other.rows.labels[tested]])
-    return _balanced(other, tested, (answers == truth).astype(float), about={"classes": names, "learnt_on": len(taken.train)})
+    return _balanced(
+        other, tested, (answers == truth).astype(float), about={"classes": names, "learnt_on": len(taken.train)}
+    )

@@ -1,4 +1,4 @@
-"""The contest for data with several labels a picture: one logistic regression a label, mean area under the ROC curve."""
+"""The contest for data with several labels a picture: a logistic regression a label, mean area under the ROC curve."""
 
 from __future__ import annotations
 

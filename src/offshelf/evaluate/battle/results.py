@@ -1,0 +1,146 @@
+"""What a battle found, as ``results.json`` holds it and the leaderboard shows it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from offshelf.data.columns import class_names
+from offshelf.data.summary import summarise
+from offshelf.evaluate.battle.account import (
+    apples_result,
+    correlation_result,
+    pareto_result,
+    scaling_result,
+    tiers_result,
+)
+from offshelf.evaluate.battle.decks import Deck
+from offshelf.evaluate.battle.gather import cell_rows, make_grid
+from offshelf.evaluate.battle.gauntlet import Battle, Gauntlet
+from offshelf.evaluate.battle.standing import comparisons, standing
+from offshelf.evaluate.battle_of_the_backbones import z_scores
+
+FACTS = (
+    "name",
+    "label",
+    "architecture",
+    "tag",
+    "family",
+    "tier",
+    "parameters",
+    "pretraining",
+    "pretraining_kind",
+    "pretraining_images",
+    "input_size",
+    "weights_hash",
+)
+
+
+def battle_results(gauntlet: Gauntlet, battle: Battle, *, seed: int = 0, allow_missing: bool = False) -> dict[str, Any]:
+    """Everything that the leaderboard shows; ``cost.total_seconds`` is filled in by the job."""
+    grid = make_grid(battle)
+    backbones = [
+        {key: fact[key] for key in FACTS}
+        | {key: battle.costs.get(fact["name"], {}).get(key) for key in ("images_per_second", "memory_mb")}
+        for fact in battle.facts
+    ]
+    cells = cell_rows(battle, grid, z_scores(grid.values))
+    told: dict[str, Any] = {"seed": seed, "allow_missing": allow_missing}
+    protocols = {column.protocol: column.contest for column in battle.columns}
+    columns = {column.id: column for column in battle.columns}
+    sets = [_data_set(deck) for deck in battle.decks]
+    together = "".join(sorted(deck.fingerprint() for deck in battle.decks))
+    results = {
+        "verb": "battle",
+        "title": f"{_many(len(sets), 'data set')}, {_many(len(backbones), 'backbone')}",
+        "data": {
+            "fingerprint": hashlib.sha256(together.encode()).hexdigest(),
+            "source": ", ".join(one["name"] for one in sets),
+            "sets": sets,
+        },
+        "backbones": backbones,
+        "absent": battle.absent,
+        "protocols": [contest.protocol.to_dict() | {"task": contest.task} for contest in protocols.values()],
+        "settings": [
+            asdict(setting) | {"seeds": list(columns[setting.id].seeds), "floor": None} for setting in grid.settings
+        ],
+        "cells": cells,
+        "standing": standing(grid, **told),
+        "comparisons": comparisons(grid, **told),
+        "correlation": correlation_result(grid, backbones, seed=seed),
+        "scaling": scaling_result(grid, backbones, **told),
+        "apples": apples_result(grid, backbones, **told),
+        "tiers": tiers_result(grid, backbones, **told),
+        "pareto": pareto_result(grid, backbones, **told),
+        "failures": [
+            {key: cell[key] for key in ("backbone", "setting", "reason", "attempts")}
+            for cell in cells
+            if cell["status"] == "failed"
+        ],
+        "cost": {
+            "total_seconds": None,
+            "cells": battle.computed + battle.reused,
+            "computed": battle.computed,
+            "reused": battle.reused,
+            "features_computed": battle.extracted,
+            "cell_seconds": round(float(np.sum([cell["seconds"] for cell in cells])), 1),
+        },
+        "engine": {"name": gauntlet.engine, "workers": gauntlet.workers, "threads": gauntlet.threads},
+    }
+    results["verdict"] = verdict(results)
+    return results
+
+
+def verdict(results: dict[str, Any]) -> list[str]:
+    """The battle in a few plain sentences."""
+    place = results["standing"]
+    found = [place["sentence"]]
+    ranked = [one for one in place["overall"] if one["rank"] is not None]
+    unranked = [one for one in place["overall"] if one["rank"] is None]
+    if len(ranked) > 1:
+        best, widest = ranked[0], max(ranked, key=lambda one: one["rank_high"] - one["rank_low"])
+        found.append(
+            f"{best['backbone']} leads with a mean score of {best['score']:+.2f} standard deviations of this pool; "
+            f"on other examples of the same kind its rank would lie between {best['rank_low']} and {best['rank_high']} "
+            f"of {len(ranked)}. The least certain rank is that of {widest['backbone']}: {widest['rank_low']} to "
+            f"{widest['rank_high']}."
+        )
+    agreement = results["correlation"]["mean_spearman"]
+    if agreement["value"] is not None:
+        said = f"The tasks rank the backbones alike to a mean rank correlation of {agreement['value']:.2f}"
+        others = (results["correlation"]["without_random"] or {}).get("mean_spearman") or {}
+        if others.get("value") is not None:
+            said += f", {others['value']:.2f} without the random ones"
+        found.append(said + ".")
+    if unranked:
+        found.append(
+            f"{_many(len(unranked), 'backbone')} without a full set of results {'has' if len(unranked) == 1 else 'have'} "
+            "no overall rank."
+        )
+    if results["failures"]:
+        found.append(f"{_many(len(results['failures']), 'cell')} failed; the reasons are listed below.")
+    return found
+
+
+def _data_set(deck: Deck) -> dict[str, Any]:
+    told = summarise(deck.dataset, deck.keys).to_dict()
+    return {
+        "name": deck.place.name,
+        "source": deck.place.source,
+        "n": told["n"],
+        "classes": class_names(deck.dataset) or None,
+        "labelled": told["n"] - told["unlabelled"] if deck.labelled else 0,
+        "test": len(deck.tested(range(told["n"]))),
+        "groups": told["groups"],
+        "fingerprint": deck.fingerprint(),
+        "splits": {split: sum(counts.values()) for split, counts in told["splits"].items()},
+        "notes": told["notes"],
+        "bad_files": sum(key is None for key in deck.keys),
+    }
+
+
+def _many(n: int, noun: str) -> str:
+    return f"{n} {noun}" + ("" if n == 1 else "s")
