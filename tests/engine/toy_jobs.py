@@ -24,9 +24,9 @@ def numbers(seed: int, size: int = 1000) -> tuple[dict[str, Any], bytes]:
 
 
 def slow_numbers(seed: int, seconds: float, begun: str) -> tuple[dict[str, Any], bytes]:
-    """The same, later; leaves a mark of each time that it was begun."""
+    """The same, later; leaves a mark of each time that it was begun, with the number of the parent process."""
     with Path(begun).open("a") as marks:
-        marks.write(f"{seed}\n")
+        marks.write(f"{seed} {os.getppid()}\n")
     time.sleep(seconds)
     return numbers(seed)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -240,8 +241,13 @@ def died(job: Job, exits: list[str], seconds: float) -> Finished:
     """A job whose every attempt ended its worker; ``exits`` are words such as "signal 9"."""
     times = f"each of {len(exits)} times " if len(exits) > 1 else ""
     words = ", ".join(dict.fromkeys(exits))
-    if "signal 9" in exits or any("memory" in word for word in exits):
+    if "signal 9" in exits or "out of memory" in exits:
         reason = f"killed {times}({words}), most likely out of memory: fewer workers or a smaller batch"
+    elif "worker crashed" in exits:  # all that Ray knows
+        reason = (
+            f"ended its worker {times}({words}), most likely out of memory or a fault in native code: fewer workers, "
+            "a smaller batch, or this job alone to see why"
+        )
     else:
         reason = f"ended its worker {times}({words}): run this job alone to see why"
     return Finished(job, "failed", {}, None, reason, len(exits), seconds)
@@ -250,3 +256,13 @@ def died(job: Job, exits: list[str], seconds: float) -> Finished:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def limit_threads(threads: int) -> None:
+    """Limit the threads of what this process has imported, and of what it will."""
+    from threadpoolctl import threadpool_limits
+
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+    threadpool_limits(threads)

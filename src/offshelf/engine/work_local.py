@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from offshelf.engine.store import ResultStore
-from offshelf.engine.work import PRELOAD, Finished, Job, died, held, keep, perform
+from offshelf.engine.work import PRELOAD, Finished, Job, died, held, keep, limit_threads, perform
 from offshelf.errors import RunError
 
 READY = "ready"
@@ -216,7 +216,7 @@ def _serve(pipe: Connection, path: Path | None, threads: int, environment: dict[
     multiprocessing.current_process().daemon = False  # a job may have children, such as loaders of data
     os.environ.clear()
     os.environ.update(environment)  # as it is now, not as it was when the server began
-    _limit(threads)
+    limit_threads(threads)
     inbox: queue.SimpleQueue[tuple[Job, int] | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, inbox), daemon=True).start()
     pipe.send(READY)
@@ -241,13 +241,3 @@ def _listen(pipe: Connection, inbox: queue.SimpleQueue[tuple[Job, int] | None]) 
             inbox.put(pipe.recv())
     except (EOFError, OSError):
         os.killpg(0, signal.SIGKILL)
-
-
-def _limit(threads: int) -> None:
-    """Limit the threads of what is imported, and of what will be."""
-    from threadpoolctl import threadpool_limits
-
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
-    threadpool_limits(threads)
