@@ -13,8 +13,9 @@ from typing import Any
 from markupsafe import Markup
 
 from offshelf.engine.files import read_json, write_atomic
-from offshelf.report import content, figures, label_curve, pretraining
+from offshelf.report import content, figures, label_curve, leaderboard, pretraining
 from offshelf.report.inline_svg import DASHES, MARKERS, SERIES
+from offshelf.report.leaderboard_csv import write_csv
 from offshelf.report.templating import environment, own
 
 
@@ -24,7 +25,8 @@ def build_report(run_folder: str | os.PathLike[str]) -> Path:
     Parameters
     ----------
     run_folder
-        Folder of a run of ``fit``, ``finetune`` or ``pretrain`` whose results are written.
+        Folder of a run of ``fit``, ``finetune``, ``pretrain`` or ``battle`` whose results are written. A battle gets
+        its numbers as ``leaderboard.csv`` too.
 
     Returns
     -------
@@ -38,8 +40,13 @@ def build_report(run_folder: str | os.PathLike[str]) -> Path:
     """
     folder = Path(run_folder)
     results, run = read_json(folder / "results.json"), read_json(folder / "run.json")
-    if isinstance(results, dict) and results.get("verb") == "pretrain":
+    verb = results.get("verb") if isinstance(results, dict) else None
+    if verb == "pretrain":
         return write_atomic(folder / "report.html", pretraining.render(results, run, folder))
+    if verb == "battle":
+        text = leaderboard.render(results, run, folder)
+        write_csv(results, folder / "leaderboard.csv")
+        return write_atomic(folder / "report.html", text)
     page = content.prepare(results, run, folder)
     return write_atomic(folder / "report.html", render(page))
 

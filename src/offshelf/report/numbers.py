@@ -42,6 +42,17 @@ def count(value: float | None) -> str:
     return UNDEFINED if value is None else f"{int(value):,}"
 
 
+def compact(value: float | None) -> str:
+    """Three digits and a letter: ``473k``, ``11.7M``, ``1.28B``; small numbers as they are: ``0.5``, ``84``."""
+    if value is None:
+        return UNDEFINED
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k"), (1.0, "")):
+        if value >= 0.9995 * size:
+            digits = f"{value / size:.3g}"
+            return (f"{float(digits):.0f}" if "e" in digits else digits) + letter
+    return f"{value:.3g}"
+
+
 def several(value: int, singular: str, plural: str | None = None) -> str:
     """``1 image``, ``2 images``."""
     return f"{value:,} {singular if value == 1 else plural or singular + 's'}"
@@ -81,6 +92,7 @@ FILTERS = {
     "interval": interval,
     "percent": percent,
     "count": count,
+    "compact": compact,
     "several": several,
     "duration": duration,
     "setting": setting,
