@@ -75,7 +75,7 @@ VERBS = {
         "offshelf.jobs.battle:battle",
         "Hold backbones against each other over many data sets and tasks, with ranks that have intervals.",
         (
-            "offshelf battle photos/ --backbones resnet18.a1_in1k resnet18.random test_byobnet.offshelf_finetune_cifar10",
+            "offshelf battle photos/ --backbones resnet18.a1_in1k resnet18.random convnext_tiny.in12k_ft_in1k",
             "offshelf battle photos/ xrays/ --backbones resnet50.a1_in1k runs/pretrain-photos --labels 10% 100%",
             "offshelf battle photos/ --backbones resnet18.a1_in1k vit_tiny_patch16_224.augreg_in21k --engine ray",
         ),

@@ -53,7 +53,9 @@ def backbones(number: int) -> list[dict[str, Any]]:
         found.append(
             {
                 "name": f"{architecture}.{tag}",
-                "label": f"{architecture.replace('_', ' ')} ({tag.replace('_', ' ')})" if tag != "in1k" else architecture,
+                "label": f"{architecture.replace('_', ' ')} ({tag.replace('_', ' ')})"
+                if tag != "in1k"
+                else architecture,
                 "architecture": architecture,
                 "tag": tag,
                 "family": family,

@@ -122,7 +122,9 @@ def check(results: Any, source: Path) -> None:
     named += [("setting", cell["setting"], places) for cell in results["cells"]]
     for what, name, known in named:
         if name not in known:
-            raise RunError(f"{source}: the {what} {name!r} has results but is not listed. The file is damaged; run again.")
+            raise RunError(
+                f"{source}: the {what} {name!r} has results but is not listed. The file is damaged; run again."
+            )
 
 
 def in_order(backbones: list[dict[str, Any]], standing: dict[str, Any]) -> list[dict[str, Any]]:

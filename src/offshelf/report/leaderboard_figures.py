@@ -83,7 +83,9 @@ def rank_plot(rows: Sequence[dict[str, Any]], width: int) -> Markup:
     for place, (row, name) in enumerate(zip(rows, names)):
         y = top + place * step + (25 if narrow else step / 2)
         kind = " first" if row["group"] == 1 else ""
-        parts.append(text(left if narrow else left - 12, y - 10 if narrow else y + 4, name, "", "start" if narrow else "end"))
+        parts.append(
+            text(left if narrow else left - 12, y - 10 if narrow else y + 4, name, "", "start" if narrow else "end")
+        )
         if row["rank_low_sets"] and row["rank_high_sets"]:
             parts.append(line(scale.at(row["rank_low_sets"]), y, scale.at(row["rank_high_sets"]), y, "thin" + kind))
         if row["rank_low"] and row["rank_high"]:
@@ -141,7 +143,9 @@ def cost_plot(rows: Sequence[dict[str, Any]], key: str, front: Sequence[str], si
         parts.append(line(across.at(value), up.start, across.at(value), up.start + 4, "axis"))
         parts.append(text(across.at(value), up.start + 18, compact(value), "muted", "middle"))
     parts.append(line(across.start, up.start, across.end, up.start, "axis"))
-    parts.append(text((across.start + across.end) / 2, height - 6, f"{title}, {better}" + _unit(key), "muted", "middle"))
+    parts.append(
+        text((across.start + across.end) / 2, height - 6, f"{title}, {better}" + _unit(key), "muted", "middle")
+    )
     on_front = sorted((row for row in known if row["name"] in front), key=lambda row: (row[key], row["score"]))
     corners = [(across.at(row[key]), up.at(row["score"])) for row in on_front]
     if corners:
@@ -166,7 +170,9 @@ def cost_plot(rows: Sequence[dict[str, Any]], key: str, front: Sequence[str], si
             parts.append(found[0])
             taken.append(found[1])
     names = ", ".join(row["label"] for row in on_front)
-    return figure(width, height, f"Score against {title.lower()} of {len(known)} backbones; best for it: {names}.", parts)
+    return figure(
+        width, height, f"Score against {title.lower()} of {len(known)} backbones; best for it: {names}.", parts
+    )
 
 
 def _unit(key: str) -> str:
@@ -215,6 +221,8 @@ def group_plot(members: Sequence[dict[str, Any]], bounds: tuple[float, float], w
             continue
         if one["low"] is not None and one["high"] is not None:
             parts.append(line(scale.at(one["low"]), y, scale.at(one["high"]), y, "thick first"))
-        parts.append(Markup('<circle class="dot first" cx="{}" cy="{}" r="4.5"/>').format(px(scale.at(one["score"])), px(y)))
+        parts.append(
+            Markup('<circle class="dot first" cx="{}" cy="{}" r="4.5"/>').format(px(scale.at(one["score"])), px(y))
+        )
     spoken = "; ".join(f"{one['title']} {signed(one['score'], 2)}" for one in members)
     return figure(width, bottom + 22, f"Scores: {spoken}.", parts)

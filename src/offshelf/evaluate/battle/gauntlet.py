@@ -241,6 +241,6 @@ def refuse_other_versions(store: Path, contests: Sequence[Contest]) -> None:
             if others:
                 what = f"{kind} with other contents" if kind == protocol.label else kind
                 raise RunError(
-                    f"{store}: holds {len(others)} results of {what}; now {protocol.label} is asked for, and numbers of "
-                    "two protocols are never mixed. Name another folder with --out, or start anew with --overwrite."
+                    f"{store}: holds {len(others)} results of {what}; now {protocol.label} is asked for, and numbers "
+                    "of two protocols are never mixed. Name another folder with --out, or start anew with --overwrite."
                 )

@@ -10,6 +10,7 @@ import numpy as np
 
 from offshelf.data.columns import class_names
 from offshelf.data.summary import summarise
+from offshelf.engine.work import cores
 from offshelf.evaluate.battle.account import (
     apples_result,
     correlation_result,
@@ -17,9 +18,11 @@ from offshelf.evaluate.battle.account import (
     scaling_result,
     tiers_result,
 )
+from offshelf.evaluate.battle.cells import Column
 from offshelf.evaluate.battle.decks import Deck
 from offshelf.evaluate.battle.gather import cell_rows, make_grid
 from offshelf.evaluate.battle.gauntlet import Battle, Gauntlet
+from offshelf.evaluate.battle.grid import Setting
 from offshelf.evaluate.battle.standing import comparisons, standing
 from offshelf.evaluate.battle_of_the_backbones import z_scores
 
@@ -50,7 +53,7 @@ def battle_results(gauntlet: Gauntlet, battle: Battle, *, seed: int = 0, allow_m
     cells = cell_rows(battle, grid, z_scores(grid.values))
     told: dict[str, Any] = {"seed": seed, "allow_missing": allow_missing}
     protocols = {column.protocol: column.contest for column in battle.columns}
-    columns = {column.id: column for column in battle.columns}
+    measured = {setting.id: setting for setting in grid.settings}
     sets = [_data_set(deck) for deck in battle.decks]
     together = "".join(sorted(deck.fingerprint() for deck in battle.decks))
     results = {
@@ -64,9 +67,7 @@ def battle_results(gauntlet: Gauntlet, battle: Battle, *, seed: int = 0, allow_m
         "backbones": backbones,
         "absent": battle.absent,
         "protocols": [contest.protocol.to_dict() | {"task": contest.task} for contest in protocols.values()],
-        "settings": [
-            asdict(setting) | {"seeds": list(columns[setting.id].seeds), "floor": None} for setting in grid.settings
-        ],
+        "settings": [_setting(column, measured.get(column.id)) for column in battle.columns],
         "cells": cells,
         "standing": standing(grid, **told),
         "comparisons": comparisons(grid, **told),
@@ -88,7 +89,7 @@ def battle_results(gauntlet: Gauntlet, battle: Battle, *, seed: int = 0, allow_m
             "features_computed": battle.extracted,
             "cell_seconds": round(float(np.sum([cell["seconds"] for cell in cells])), 1),
         },
-        "engine": {"name": gauntlet.engine, "workers": gauntlet.workers, "threads": gauntlet.threads},
+        "engine": _engine(gauntlet),
     }
     results["verdict"] = verdict(results)
     return results
@@ -117,12 +118,34 @@ def verdict(results: dict[str, Any]) -> list[str]:
         found.append(said + ".")
     if unranked:
         found.append(
-            f"{_many(len(unranked), 'backbone')} without a full set of results {'has' if len(unranked) == 1 else 'have'} "
-            "no overall rank."
+            f"{_many(len(unranked), 'backbone')} without a full set of results "
+            f"{'has' if len(unranked) == 1 else 'have'} no overall rank."
         )
     if results["failures"]:
         found.append(f"{_many(len(results['failures']), 'cell')} failed; the reasons are listed below.")
     return found
+
+
+def _engine(gauntlet: Gauntlet) -> dict[str, Any]:
+    workers = gauntlet.workers or (max(1, cores() // gauntlet.threads) if gauntlet.engine == "local" else None)
+    found = {"name": gauntlet.engine, "threads": gauntlet.threads}
+    return found if workers is None else found | {"workers": workers}
+
+
+def _setting(column: Column, measured: Setting | None) -> dict[str, Any]:
+    """One setting, also where no backbone could be measured in it."""
+    nothing = {
+        "id": column.id,
+        "data": column.deck.place.name,
+        "task": column.contest.task,
+        "protocol": column.protocol,
+        "metric": column.contest.protocol.primary_metric,
+        "labels": column.variant,
+        "chance": None,
+        "n": 0,
+        "units": 0,
+    }
+    return (nothing if measured is None else asdict(measured)) | {"seeds": list(column.seeds), "floor": None}
 
 
 def _data_set(deck: Deck) -> dict[str, Any]:
