@@ -7,7 +7,9 @@ from offshelf.errors import DataError, UsageError
 from offshelf.evaluate.battle.grid import Grid, Setting
 
 A = Setting("flowers/linear", "flowers", "classification", "linear/v1", "accuracy", "100%", 0.2, 100, 60)
-B = Setting("flowers/loss", "flowers", "calibration", "linear/v1", "log_loss", "100%", 1.6, 90, 70, lower_is_better=True)
+B = Setting(
+    "flowers/loss", "flowers", "calibration", "linear/v1", "log_loss", "100%", 1.6, 90, 70, lower_is_better=True
+)
 C = Setting("xray/knn", "xray", "classification", "knn/v1", "accuracy", None, 0.3, 50, 50)
 VALUES = np.array([[0.8, 0.5, 0.6], [0.7, 0.9, np.nan]])
 DRAWN = np.repeat(VALUES[:, :, None], 4, axis=2)
