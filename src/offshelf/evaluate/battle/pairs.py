@@ -119,7 +119,7 @@ def rank_bounds(drawn: Drawn, ranked: np.ndarray) -> tuple[np.ndarray, np.ndarra
     One plus the backbones surely above, and the number of all less those surely below; "surely" at 95 % for all
     comparisons of a backbone at once (largest studentised difference, Mogstad, Romano, Shaikh and Wilhelm 2024, Review
     of Economic Studies 91). Percentiles of the ranks in the resamples would not do: among eight backbones alike within
-    the noise they held the true rank of the best or worst one 83 % of the time.
+    the noise they held the true rank of one of them 83 % of the time.
     """
     low, high = np.full(len(ranked), np.nan), np.full(len(ranked), np.nan)
     if drawn.replicates is None:
