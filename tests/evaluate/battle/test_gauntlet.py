@@ -18,7 +18,7 @@ from offshelf.engine.store import ResultStore
 from offshelf.errors import DataError, RunError, UsageError
 from offshelf.evaluate.battle.cells import cell_job, columns
 from offshelf.evaluate.battle.contests import CONTESTS, LINEAR_V1, Contest, get_contest
-from offshelf.evaluate.battle.decks import Place, enter, open_deck
+from offshelf.evaluate.battle.decks import Place, enter, forget, open_deck
 from offshelf.evaluate.battle.facts import facts_of
 from offshelf.evaluate.battle.gather import make_grid
 from offshelf.evaluate.battle.gauntlet import STORE, Battle, Gauntlet
@@ -113,8 +113,11 @@ def test_results_hold_the_paper_s_scores_and_the_broken_backbone_has_no_rank(
     ]  # fmt: skip
 
 
-def test_a_second_run_does_nothing_and_finds_the_same(fought: tuple[Gauntlet, Battle, Path], tmp_path: Path) -> None:
+def test_a_second_run_does_nothing_and_finds_the_same(
+    fought: tuple[Gauntlet, Battle, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gauntlet, battle, folder = fought
+    monkeypatch.setenv("OFFSHELF_CACHE", str(folder.parent / "cache"))  # the one that the first run filled
     again = gauntlet.run(folder)
     failed = sum(one.status == "failed" for outcomes in battle.cells.values() for one in outcomes)
     assert again.computed == failed  # what failed is tried again
@@ -169,6 +172,7 @@ def test_the_key_of_a_cell_hangs_on_what_it_hangs_on(tmp_path: Path, place: Plac
     assert len({same, key(labels="50%"), key(seed=1), key(backbone=BACKBONES[1])}) == 4
     assert key(protocol=replace(LINEAR_V1, version=2)) != same
     Image.fromarray(draw(1, 99)).save(Path(moved.source) / "across" / "000.jpg")
+    forget()
     assert key(moved) != same
 
 

@@ -114,7 +114,13 @@ def open_deck(place: Place) -> Deck:
     return _deck(json.dumps(place.to_dict()))
 
 
-@lru_cache(maxsize=4)
+def forget() -> None:
+    """Drop the data sets and features kept in this process; files may have changed since."""
+    _deck.cache_clear()
+    _entry.cache_clear()
+
+
+@lru_cache(maxsize=32)
 def _deck(place: str) -> Deck:
     where = Place.from_dict(json.loads(place))
     dataset = where.open()

@@ -17,7 +17,7 @@ from offshelf.errors import OffshelfError, RunError, UsageError
 from offshelf.evaluate.battle.cells import Column, cell_job, columns, extraction_jobs
 from offshelf.evaluate.battle.contests import CONTESTS, DEFAULT, Contest, get_contest
 from offshelf.evaluate.battle.cost import cost_job
-from offshelf.evaluate.battle.decks import Deck, Place, open_deck
+from offshelf.evaluate.battle.decks import Deck, Place, forget, open_deck
 from offshelf.evaluate.battle.facts import facts_of
 from offshelf.evaluate.battle.probes import SEVERITY
 from offshelf.evaluate.label_subsets import parse_budgets
@@ -117,6 +117,7 @@ class Gauntlet:
         """
         store = Path(folder) / STORE
         refuse_other_versions(store, self._contests)
+        forget()
         decks = [open_deck(place) for place in self.places]
         for deck in decks:
             self.console.say(f"  {deck.place.name}: {len(deck.keys):,} pictures")
