@@ -100,7 +100,7 @@ def test_statuses_are_the_local_ones_and_a_poison_job_is_capped(
     once = job("once", "dies_once", marker=str(tmp_path / "marker"))
     everything = [*jobs, job("poison", "dies", how="kill"), once]
     there = run(everything, engine="ray", address=cluster.address, store=tmp_path / "r.sqlite")
-    here = run(jobs, workers=1, preload=())
+    here = run(jobs, workers=1)
     for key, finished in here.items():
         same = ("status", "value", "blob", "reason", "attempts")
         assert [getattr(there[key], name) for name in same] == [getattr(finished, name) for name in same]
@@ -159,7 +159,7 @@ def test_a_killed_node_costs_nothing_but_time(cluster: Any, tmp_path: Path) -> N
     assert any(line.endswith(f" {raylet}") for line in begun)  # the killed node did work
     assert len(begun) > len(jobs)  # and lost some
     assert max(finished.attempts for finished in there.values()) == 2
-    here = run([job(f"n{seed}", "numbers", seed=seed) for seed in range(10)], workers=1, preload=())
+    here = run([job(f"n{seed}", "numbers", seed=seed) for seed in range(10)], workers=1)
     assert {key: (f.status, f.value, f.blob) for key, f in there.items()} == {
         key: ("done", f.value, f.blob) for key, f in here.items()
     }
