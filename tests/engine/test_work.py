@@ -1,4 +1,7 @@
-"""The work queue on this machine."""
+"""The work queue on this machine.
+
+What runs in this process takes the preloaded modules that other tests need, since the first use decides.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def job(key: str, function: str, **spec: Any) -> Job:
 
 
 def run(jobs: list[Job], **options: Any) -> dict[str, Finished]:
-    return {finished.job.key: finished for finished in run_jobs(jobs, preload=(), **{"workers": 2} | options)}
+    return {finished.job.key: finished for finished in run_jobs(jobs, **{"workers": 2} | options)}
 
 
 def test_results_equal_serial_ones(tmp_path: Path) -> None:
@@ -61,7 +64,7 @@ def test_a_rerun_does_only_what_is_missing(tmp_path: Path) -> None:
     poor = job("poor", "raises", what="not applicable")
     first = run([jobs[0], jobs[1], poor, jobs[0]], store=store)
     assert sorted(first) == ["a", "b", "poor"]
-    ended = list(run_jobs([*jobs, poor], store=store, workers=2, preload=()))
+    ended = list(run_jobs([*jobs, poor], store=store, workers=2))
     assert [finished.job.key for finished in ended[:3]] == ["a", "b", "poor"]  # from the store, first
     assert {finished.job.key for finished in ended} == {*"abcde", "poor"}
     assert {p.name: p.read_text() for p in marks.iterdir()} == dict.fromkeys("abcde", "x")
@@ -171,7 +174,7 @@ def test_workers_have_few_threads_and_the_surroundings_of_now(
 def test_a_store_that_cannot_be_written_stops_the_run(tmp_path: Path) -> None:
     store = tmp_path / "r.sqlite"
     jobs = [job(f"n{seed}", "numbers", seed=seed, size=100) for seed in range(50)]
-    running = run_jobs(jobs, store=store, workers=1, preload=())
+    running = run_jobs(jobs, store=store, workers=1)
     next(running)
     for leftover in tmp_path.glob("r.sqlite*"):
         leftover.write_bytes(b"\x55" * 9000)
@@ -204,7 +207,7 @@ def _gone(pids: list[int]) -> bool:
 def test_closing_the_iterator_ends_all_workers_and_their_children(tmp_path: Path) -> None:
     sleepers = [job(f"s{number}", "sleeps_with_a_child", folder=str(tmp_path), number=number) for number in range(2)]
     jobs = [job("first", "numbers", seed=1), *sleepers]
-    running = run_jobs(jobs, store=tmp_path / "r.sqlite", workers=2, preload=())
+    running = run_jobs(jobs, store=tmp_path / "r.sqlite", workers=2)
     assert next(running).job.key == "first"
     pids = _pids(tmp_path, 1)  # the second worker sleeps; the first has not been asked again yet
     assert all(alive(pid) for pid in pids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import socket
@@ -11,11 +12,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from offshelf.engine import work_ray
+from offshelf.engine import ray_cluster
 from offshelf.engine.store import ResultStore
 from offshelf.engine.work import Finished, Job, run_jobs
 from offshelf.errors import RunError, UsageError
@@ -27,7 +29,7 @@ on_one_worker = pytest.mark.xdist_group("ray")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    work_ray._import()
+    ray_cluster.import_ray()
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     plain: dict[str, Any] = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **plain})
@@ -51,7 +53,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("address", ["auto", "10.0.0.1", "ray://10.0.0.1:10001", "host:", ":6379", "host:70000"])
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(UsageError, match=f"{address}: not the address of a Ray cluster; expected host:port"):
-        work_ray._answers(address)
+        ray_cluster._answers(address)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{port}", "a-host-that-is-not-there.invalid:6379"])
@@ -68,19 +70,40 @@ def test_refusals_of_a_cluster_are_put_in_plain_words() -> None:
     said = (
         "Traceback\nRuntimeError: Version mismatch: The cluster was started with:\n    Ray: 2.40.0\n    Python: 3.12.1"
     )
-    assert work_ray._refusal(said, "Python: 3.12.1") == (
+    assert ray_cluster._refusal(said, "Python: 3.12.1") == (
         "the cluster's versions are not this program's. Version mismatch: The cluster was started with: Ray: 2.40.0 "
         "Python: 3.12.1 Install the same on both."
     )
-    assert "Join it with `ray start --address=" in work_ray._refusal("cannot find matched Raylet address", "no raylet")
-    assert work_ray._refusal("other", "last line") == "the cluster does not take this program in (last line)."
+    assert "Join it with `ray start --address=" in ray_cluster._refusal(
+        "cannot find matched Raylet address", "no raylet"
+    )
+    assert ray_cluster._refusal("other", "last line") == "the cluster does not take this program in (last line)."
+
+
+def test_other_code_of_the_same_version_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    identity = ray_cluster._identity()
+    ours = identity([])
+    assert ours["Python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert identity([]) == ours
+    (tmp_path / "part").mkdir()
+    (tmp_path / "__init__.py").touch()
+    found: Any = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    seen = {ours["offshelf"]}
+    for code in ("a = 1", "a = 2"):
+        (tmp_path / "part" / "module.py").write_text(code)
+        seen.add(identity([])["offshelf"])
+    assert len(seen) == 3
+    found = None
+    assert identity([])["offshelf"] == "(not installed)"
 
 
 @slow
 @on_one_worker
 def test_what_listens_but_is_no_cluster_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
-    monkeypatch.setattr(work_ray, "JOIN_SECONDS", 8.0)
+    monkeypatch.setattr(ray_cluster, "JOIN_SECONDS", 8.0)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
         with pytest.raises((UsageError, RunError), match=f"{address}: .*(did not take|does not take)"):
@@ -100,7 +123,7 @@ def test_statuses_are_the_local_ones_and_a_poison_job_is_capped(
     once = job("once", "dies_once", marker=str(tmp_path / "marker"))
     everything = [*jobs, job("poison", "dies", how="kill"), once]
     there = run(everything, engine="ray", address=cluster.address, store=tmp_path / "r.sqlite")
-    here = run(jobs, workers=1, preload=())
+    here = run(jobs, workers=1)
     for key, finished in here.items():
         same = ("status", "value", "blob", "reason", "attempts")
         assert [getattr(there[key], name) for name in same] == [getattr(finished, name) for name in same]
@@ -127,15 +150,13 @@ def test_more_than_the_cluster_has_and_other_code_are_refused(cluster: Any, monk
     import ray
 
     asked = [job("a", "numbers", seed=1)]
-    ray.init(address=cluster.address, **work_ray.QUIET)
+    ray.init(address=cluster.address, **ray_cluster.QUIET)
     try:
         with pytest.raises(UsageError, match="64 threads a job, but the largest node of the cluster has 1 CPUs"):
             run(asked, engine="ray", threads=64)
         with pytest.raises(UsageError, match="5 workers of 1 threads need 5 CPUs, but the cluster has 2 on 3 nodes"):
             run(asked, engine="ray", workers=5)
-        true = work_ray._identity()
-        assert true([]) == true([])
-        monkeypatch.setattr(work_ray, "_identity", lambda: lambda paths: {"offshelf": f"0.{os.getpid()}"})
+        monkeypatch.setattr(ray_cluster, "_identity", lambda: lambda paths: {"offshelf": f"0.{os.getpid()}"})
         with pytest.raises(RunError, match=rf"The node [\d.]+ has offshelf 0\.\d+, this program 0\.{os.getpid()}; "):
             run(asked, engine="ray")
         assert ray.is_initialized()  # a connection of the caller's stays the caller's
@@ -159,7 +180,7 @@ def test_a_killed_node_costs_nothing_but_time(cluster: Any, tmp_path: Path) -> N
     assert any(line.endswith(f" {raylet}") for line in begun)  # the killed node did work
     assert len(begun) > len(jobs)  # and lost some
     assert max(finished.attempts for finished in there.values()) == 2
-    here = run([job(f"n{seed}", "numbers", seed=seed) for seed in range(10)], workers=1, preload=())
+    here = run([job(f"n{seed}", "numbers", seed=seed) for seed in range(10)], workers=1)
     assert {key: (f.status, f.value, f.blob) for key, f in there.items()} == {
         key: ("done", f.value, f.blob) for key, f in here.items()
     }

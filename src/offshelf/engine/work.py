@@ -47,7 +47,8 @@ class Job:
 class Finished:
     """What a job came to. ``value`` and ``blob`` are what its function returned, ``reason`` why there is none.
 
-    ``attempts`` counts how often it was begun, ``seconds`` is how long the last attempt took.
+    ``attempts`` counts how often it was begun, ``seconds`` is how long the last attempt took (of one that died, with
+    the time that it waited in Ray's queue).
     """
 
     job: Job

@@ -19,6 +19,7 @@ import types
 from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -107,18 +108,20 @@ def _start(path: Path | None, threads: int, preload: tuple[str, ...]) -> Worker:
     ours, theirs = context.Pipe()
     # daemon: should nobody close the iterator, Python's own exit ends them
     process = context.Process(target=_serve, args=(theirs, path, threads, dict(os.environ)), daemon=True)
-    with _plain_start(threads):
+    with _plain_start(threads), theirs:
         try:
             process.start()
-        except (OSError, EOFError) as error:
-            raise RunError(f"A worker process cannot be started ({error!r}); ask for fewer workers.") from error
-    theirs.close()
+        except BaseException as error:
+            ours.close()  # should it have come to life after all, it ends by this
+            if isinstance(error, (OSError, EOFError)):
+                raise RunError(f"A worker process cannot be started ({error!r}); ask for fewer workers.") from error
+            raise
     return Worker(process, ours)
 
 
 @contextlib.contextmanager
 def _plain_start(threads: int) -> Iterator[None]:
-    """Let the server begin with few threads, and keep workers from running the main script once more.
+    """Let the server begin with few threads and deaf to Ctrl-C, and keep workers from running the main script again.
 
     A script without ``if __name__ == "__main__"``, a test runner and a console script are then all the same.
     """
@@ -126,6 +129,12 @@ def _plain_start(threads: int) -> Iterator[None]:
     sys.modules["__main__"] = types.ModuleType("__main__")
     os.environ["OMP_NUM_THREADS"] = str(threads)
     try:
+        resource_tracker.ensure_running()  # the server starts it otherwise, which lifts the mask
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the server keeps what it is born with
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         yield
     finally:
         sys.modules["__main__"] = main
@@ -219,8 +228,8 @@ def _serve(pipe: Connection, path: Path | None, threads: int, environment: dict[
     limit_threads(threads)
     inbox: queue.SimpleQueue[tuple[Job, int] | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, inbox), daemon=True).start()
-    pipe.send(READY)
-    with contextlib.ExitStack() as stack:
+    with contextlib.suppress(BrokenPipeError), contextlib.ExitStack() as stack:  # broken: the parent has just gone
+        pipe.send(READY)
         store: ResultStore | None = None
         while (asked := inbox.get()) is not None:
             finished = perform(*asked)
