@@ -14,7 +14,8 @@ NETWORKS = [
     ("vit_small_patch16_224", "dino", "ViT", 21_665_664, "self-supervised, DINO", "self-supervised", 1_281_167),
     ("vit_base_patch16_224", "augreg_in21k", "ViT", 86_567_656, "supervised, ImageNet-21k", "supervised", 14_197_122),
     ("vit_base_patch16_clip_224", "openai", "ViT", 86_192_640, "image-text, CLIP", "image-text", 400_000_000),
-    ("vit_small_patch14_dinov2", "lvd142m", "ViT", 22_056_576, "self-supervised, DINOv2", "self-supervised", 142_109_386),
+    ("vit_small_patch14_dinov2", "lvd142m", "ViT", 22_056_576, "self-supervised, DINOv2", "self-supervised",
+     142_109_386),
     ("resnet50", "fb_swsl_ig1b", "CNN", 25_557_032, "semi-weakly supervised", "unknown", None),
     ("coatnet_0_rw_224", "sw_in1k", "hybrid", 27_439_072, "supervised, ImageNet-1k", "supervised", 1_281_167),
     ("mobilenetv3_small_050", "lamb_in1k", "CNN", 1_593_072, "supervised, ImageNet-1k", "supervised", 1_281_167),
@@ -53,7 +54,9 @@ def backbones(number: int) -> list[dict[str, Any]]:
         found.append(
             {
                 "name": f"{architecture}.{tag}",
-                "label": f"{architecture.replace('_', ' ')} ({tag.replace('_', ' ')})" if tag != "in1k" else architecture,
+                "label": f"{architecture.replace('_', ' ')} ({tag.replace('_', ' ')})"
+                if tag != "in1k"
+                else architecture,
                 "architecture": architecture,
                 "tag": tag,
                 "family": family,
