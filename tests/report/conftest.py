@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.report.browsing import Opened
 
 CLASSES = ["normal", "pneumonia", "COVID-19"]
 ARMS = [("deep + svm-rbf", 2.4), ("deep + logistic", 2.2), ("reproductive + svm-linear", 1.1)]
@@ -332,3 +336,45 @@ def run_folder(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+def unavailable(reason: str) -> None:
+    if os.environ.get("OFFSHELF_REQUIRE_BROWSER") == "1":
+        pytest.fail(f"OFFSHELF_REQUIRE_BROWSER=1, but {reason}")
+    print(f"browser tests skipped: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError:
+        unavailable("playwright is not installed")
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if executable is None:
+        unavailable("no chromium was found")
+    with sync_playwright() as playwright:
+        try:
+            started = playwright.chromium.launch(
+                executable_path=executable, args=["--no-sandbox", "--disable-dev-shm-usage"]
+            )
+        except Error as error:
+            unavailable(f"chromium does not start: {error}")
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Callable[..., Opened]]:
+    pages: list[Opened] = []
+
+    def open_report(report: Path, **how: Any) -> Opened:
+        pages.append(Opened(browser, report, **how))
+        return pages[-1]
+
+    yield open_report
+    for one in pages:
+        one.context.close()
+        assert one.said == []
+        assert one.asked and all(url.startswith(("file:", "data:")) for url in one.asked)

@@ -2,94 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from offshelf.report.build import build_report
-
-
-def unavailable(reason: str) -> None:
-    if os.environ.get("OFFSHELF_REQUIRE_BROWSER") == "1":
-        pytest.fail(f"OFFSHELF_REQUIRE_BROWSER=1, but {reason}")
-    print(f"browser tests skipped: {reason}")
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    try:
-        from playwright.sync_api import Error, sync_playwright
-    except ImportError:
-        unavailable("playwright is not installed")
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        unavailable("no chromium was found")
-    with sync_playwright() as playwright:
-        try:
-            started = playwright.chromium.launch(
-                executable_path=executable, args=["--no-sandbox", "--disable-dev-shm-usage"]
-            )
-        except Error as error:
-            unavailable(f"chromium does not start: {error}")
-        yield started
-        started.close()
-
-
-class Opened:
-    """A page with everything it said and asked for."""
-
-    def __init__(self, browser: Any, report: Path, width: int = 1200, scheme: str = "light") -> None:
-        self.context = browser.new_context(offline=True, color_scheme=scheme, viewport={"width": width, "height": 900})
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(5000)
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(report.as_uri())
-
-    def column(self, name: str) -> list[str]:
-        """Texts of a column of the arms' table, rows in view, top to bottom."""
-        return self.page.evaluate(
-            """name => {
-              const table = document.getElementById("arms-table");
-              const heads = [...table.tHead.rows[0].cells];
-              const index = heads.findIndex(head => head.querySelector("button").textContent === name);
-              return [...table.tBodies[0].rows].filter(row => !row.hidden)
-                .map(row => row.cells[index].querySelector(".value, .undefined, .name").textContent);
-            }""",
-            name,
-        )
-
-    def sorted_by(self, name: str) -> str | None:
-        return self.head(name).get_attribute("aria-sort")
-
-    def head(self, name: str) -> Any:
-        return self.button(name).locator("..")
-
-    def button(self, name: str) -> Any:
-        return self.page.locator("#arms-table").get_by_role("button", name=name, exact=True)
-
-
-@pytest.fixture
-def opened(browser: Any) -> Iterator[Callable[..., Opened]]:
-    pages: list[Opened] = []
-
-    def open_report(report: Path, **how: Any) -> Opened:
-        pages.append(Opened(browser, report, **how))
-        return pages[-1]
-
-    yield open_report
-    for one in pages:
-        one.context.close()
-        assert one.said == []
-        assert one.asked and all(url.startswith(("file:", "data:")) for url in one.asked)
+from tests.report.browsing import Opened
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from offshelf.report.numbers import count, duration, interval, number, percent, setting, several, signed
+from offshelf.report.numbers import compact, count, duration, interval, number, percent, setting, several, signed
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,15 @@ def test_counts_and_shares() -> None:
     assert percent(0.486, 1) == "48.6\N{NO-BREAK SPACE}%"
     assert several(1, "image") == "1 image"
     assert several(1200, "class", "classes") == "1,200 classes"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(473_140, "473k"), (11_689_512, "11.7M"), (999_960, "1M"), (1.4e9, "1.4B"), (84, "84"), (0.25, "0.25"),
+     (0, "0"), (None, "not defined")],
+)  # fmt: skip
+def test_compact(value: float | None, text: str) -> None:
+    assert compact(value) == text
 
 
 def test_setting_in_plain_words() -> None:

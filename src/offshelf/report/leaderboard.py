@@ -67,7 +67,7 @@ def prepare(results: Any, run: Any, folder: Path) -> dict[str, Any]:
     comparisons = results.get("comparisons") or []
     verdict = list(results.get("verdict") or [])
     if standing["sentence"] and standing["sentence"] not in verdict:
-        verdict.insert(0, standing["sentence"])
+        verdict.append(standing["sentence"])
     data = {"fingerprint": None, "source": "not recorded"} | (results.get("data") or {})
     return {
         "title": results.get("title") or "offshelf battle",
@@ -123,7 +123,8 @@ def check(results: Any, source: Path) -> None:
     for what, name, known in named:
         if name not in known:
             raise RunError(
-                f"{source}: the {what} {name!r} has results but is not listed. The file is damaged; run again."
+                f"{source}: the {what} {name!r} has results but is not listed. "
+                "The file is damaged; give the same battle again."
             )
 
 
@@ -168,7 +169,7 @@ def correlations(found: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def apples(groups: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Groups of one network with different pre-training; members are called by it, and by their tag where it repeats."""
+    """Groups of one network with different pre-training, which names the members; with the tag where it repeats."""
     tags = {row["name"]: row["tag"] or row["label"] for row in rows}
     shown = []
     for group in groups:

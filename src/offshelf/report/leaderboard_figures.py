@@ -66,35 +66,35 @@ def rank_plot(rows: Sequence[dict[str, Any]], width: int) -> Markup:
     scale = Scale(1, max(len(rows), 2), left + 8, width - right)
     parts: list[Markup] = []
     for start, end in _runs([row["group"] for row in rows]):
-        y, tall = top + start * step, (end - start) * step
+        above, tall = top + start * step, (end - start) * step
         group = rows[start]["group"]
         if group and group % 2:
             parts.append(
-                Markup('<rect class="ground" x="0" y="{}" width="{}" height="{}"/>').format(px(y), width, px(tall))
+                Markup('<rect class="ground" x="0" y="{}" width="{}" height="{}"/>').format(px(above), width, px(tall))
             )
         if group and end - start > 1:
             x = width - 8 if narrow else width - right + 26
-            parts.append(line(x, y + 6, x, y + tall - 6, "bracket"))
+            parts.append(line(x, above + 6, x, above + tall - 6, "bracket"))
             if not narrow:
-                parts.append(text(x + 7, y + tall / 2 + 4, "tied", "muted"))
+                parts.append(text(x + 7, above + tall / 2 + 4, "tied", "muted"))
     for value in _ranks(len(rows), 6 if narrow else 20):
         parts.append(line(scale.at(value), top, scale.at(value), bottom, "grid"))
         parts.append(text(scale.at(value), top - 9, plain(value), "muted", "middle"))
     for place, (row, name) in enumerate(zip(rows, names)):
-        y = top + place * step + (25 if narrow else step / 2)
+        y = top + (place + 0.5) * step + (7 if narrow else 0)
         kind = " first" if row["group"] == 1 else ""
-        parts.append(
-            text(left if narrow else left - 12, y - 10 if narrow else y + 4, name, "", "start" if narrow else "end")
-        )
+        parts.append(text(left, y - 10, name) if narrow else text(left - 12, y + 4, name, "", "end"))
         if row["rank_low_sets"] and row["rank_high_sets"]:
             parts.append(line(scale.at(row["rank_low_sets"]), y, scale.at(row["rank_high_sets"]), y, "thin" + kind))
         if row["rank_low"] and row["rank_high"]:
             parts.append(line(scale.at(row["rank_low"]), y, scale.at(row["rank_high"]), y, "thick" + kind))
-        parts.append(
-            Markup('<circle class="dot{}" cx="{}" cy="{}" r="4.5"/>').format(kind, px(scale.at(row["rank"])), px(y))
-        )
+        parts.append(_dot(scale.at(row["rank"]), y, kind))
     spoken = "; ".join(_spoken_rank(row) for row in rows)
     return figure(width, bottom + 6, f"Ranks with 95 % intervals: {spoken}.", parts)
+
+
+def _dot(x: float, y: float, kind: str) -> Markup:
+    return Markup('<circle class="dot{}" cx="{}" cy="{}" r="4.5"/>').format(kind, px(x), px(y))
 
 
 def _ranks(number: int, most: int) -> list[int]:
@@ -122,7 +122,8 @@ def cost_plot(rows: Sequence[dict[str, Any]], key: str, front: Sequence[str], si
     Parameters
     ----------
     rows
-        Backbones with ``name``, ``label``, ``family``, ``pretraining_kind``, ``score`` and the cost, None where unknown.
+        Backbones with ``name``, ``label``, ``family``, ``pretraining``, ``pretraining_kind``; ``score`` and the
+        cost, None where unknown.
     key
         One of `COSTS`.
     front
@@ -143,9 +144,8 @@ def cost_plot(rows: Sequence[dict[str, Any]], key: str, front: Sequence[str], si
         parts.append(line(across.at(value), up.start, across.at(value), up.start + 4, "axis"))
         parts.append(text(across.at(value), up.start + 18, compact(value), "muted", "middle"))
     parts.append(line(across.start, up.start, across.end, up.start, "axis"))
-    parts.append(
-        text((across.start + across.end) / 2, height - 6, f"{title}, {better}" + _unit(key), "muted", "middle")
-    )
+    below = f"{title}, {better}{' (MB)' if key == 'memory_mb' else ''}"
+    parts.append(text((across.start + across.end) / 2, height - 6, below, "muted", "middle"))
     on_front = sorted((row for row in known if row["name"] in front), key=lambda row: (row[key], row["score"]))
     corners = [(across.at(row[key]), up.at(row["score"])) for row in on_front]
     if corners:
@@ -170,13 +170,8 @@ def cost_plot(rows: Sequence[dict[str, Any]], key: str, front: Sequence[str], si
             parts.append(found[0])
             taken.append(found[1])
     names = ", ".join(row["label"] for row in on_front)
-    return figure(
-        width, height, f"Score against {title.lower()} of {len(known)} backbones; best for it: {names}.", parts
-    )
-
-
-def _unit(key: str) -> str:
-    return " (MB)" if key == "memory_mb" else ""
+    spoken = f"Score against {title.lower()} of {len(known)} backbones; best for it: {names}."
+    return figure(width, height, spoken, parts)
 
 
 def _around(x: float, y: float) -> Box:
@@ -221,8 +216,6 @@ def group_plot(members: Sequence[dict[str, Any]], bounds: tuple[float, float], w
             continue
         if one["low"] is not None and one["high"] is not None:
             parts.append(line(scale.at(one["low"]), y, scale.at(one["high"]), y, "thick first"))
-        parts.append(
-            Markup('<circle class="dot first" cx="{}" cy="{}" r="4.5"/>').format(px(scale.at(one["score"])), px(y))
-        )
+        parts.append(_dot(scale.at(one["score"]), y, " first"))
     spoken = "; ".join(f"{one['title']} {signed(one['score'], 2)}" for one in members)
     return figure(width, bottom + 22, f"Scores: {spoken}.", parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-COLUMNS = 20  # settings in one grid; more stand below each other
+COLUMNS = 24  # settings in one grid; more stand below each other
 WORDS = {"failed": "failed", "not applicable": "n/a", "missing": "missing"}
 UNRECORDED = "No result was recorded."
 

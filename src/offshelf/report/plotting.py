@@ -56,14 +56,12 @@ def ticks(scale: Scale, most: int = 6) -> list[float]:
             if len(found) <= most:
                 return found
         return found[:: math.ceil(len(found) / most)]
-    size = (scale.high - scale.low) / most
-    step = next(
-        share * 10.0**power
-        for power in range(math.floor(math.log10(size)), 300)
-        for share in (1, 2, 5)
-        if share * 10.0**power >= size
-    )
-    return [place * step for place in range(math.ceil(scale.low / step), math.floor(scale.high / step) + 1)]
+    power = math.floor(math.log10((scale.high - scale.low) / most))
+    for step in (share * 10.0**larger for larger in range(power, power + 3) for share in (1, 2, 5)):
+        first, last = math.ceil(scale.low / step), math.floor(scale.high / step)
+        if last - first < most:
+            return [place * step for place in range(first, last + 1)]
+    return []
 
 
 def px(value: float) -> str:
@@ -83,7 +81,7 @@ def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") 
 
 
 def shape(family: str, kind: str | None = None) -> Markup:
-    """The marker of a backbone in a box of 12 x 12: its outline tells the family, colour and filling the kind, if any."""
+    """The marker of a backbone in a box of 12 x 12: its outline tells the family, colour and filling the kind."""
     path = MARKERS[FAMILIES.index(family) if family in FAMILIES else len(FAMILIES) - 1][1]
     if kind is None:
         return Markup(f'<path d="{path}" fill="var(--muted)"/>')  # noqa: S704 (ours)

@@ -72,7 +72,7 @@ def render(results: Any, run: Any, folder: Path) -> str:
         .render(
             **page,
             charts=_charts(page),
-            style=own("style.css"),
+            style=own("style.css") + own("pretraining.css"),
             script=own("script.js"),
         )
     )
