@@ -148,6 +148,22 @@ METHODS: dict[str, Method] = {
             "after gentle crops classifies them better than the same network from scratch, and better than with the "
             "masking and crops that suit natural images.",
         ),
+        Method(
+            slug="battle-of-the-backbones",
+            where="offshelf.evaluate.battle.gauntlet:Gauntlet",
+            part="evaluate",
+            title="Battle of the Backbones: A Large-Scale Comparison of Pretrained Models across Computer Vision Tasks",
+            authors="Goldblum, Souri, Ni, Shu, Prabhu, Somepalli, Chattopadhyay, Ibrahim, Bardes, Hoffman, Chellappa, "
+            "Wilson, Goldstein",
+            year=2023,
+            paper="arXiv 2310.19909",
+            purpose="Choose a backbone: hold many against each other over many data sets and tasks, with ranks that "
+            "have intervals and groups that cannot be told apart.",
+            parts=("Gauntlet", "z_scores", "standing", "comparisons", "correlate", "scaling"),
+            command="offshelf battle DATA --backbones resnet18.a1_in1k resnet18.random",
+            claim="Over a diverse set of backbones the tasks rank them alike, so that one overall score means "
+            "something, and supervised convolutional networks lead vision transformers of their size.",
+        ),
     )
 }
 
