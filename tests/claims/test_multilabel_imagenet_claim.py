@@ -14,7 +14,7 @@ from claims.imagenet_drop import FILES, Accuracies, family, published_drop, read
 from claims.table import markdown
 from offshelf.errors import DataError
 
-TINY = claim.Sizes(train=64, test=60, pool=200, epochs=1, batch=16, seeds=(0, 1))
+TINY = claim.Sizes(train=64, test=60, test_split=200, spare=0, epochs=1, batch=16, seeds=(0, 1))
 # (low, high) of an interval that shows each part.
 GOOD = {"top_1": (0.08, 0.12), "real": (-0.05, 0.02), "variable_top_k": (-0.02, 0.02), "share": (0.85, 1.2),
         "second": (0.3, 0.4)}  # fmt: skip
@@ -57,7 +57,7 @@ def test_the_two_sets_have_the_shares_of_the_paper_and_fit_the_pool() -> None:
     p, q = sizes.counts(sizes.several_p), sizes.counts(sizes.several_q)
     assert p == {1: 2520, 2: 288, 3: 120, 4: 72}
     assert q == {1: 1560, 2: 864, 3: 360, 4: 216}
-    assert sum(k * n for k, n in p.items()) + sum(k * n for k, n in q.items()) < sizes.pool
+    assert sum(k * n for k, n in p.items()) + sum(k * n for k, n in q.items()) < sizes.test_split + sizes.spare
     assert min(p.values()) >= 30  # so that all subgroups count in ASMA
 
 
@@ -65,6 +65,17 @@ def made(n: int) -> tuple[np.ndarray, np.ndarray]:
     labels = np.arange(n) % 10
     noise = np.random.default_rng(0).integers(0, 40, (n, 3, 32, 32))
     return (noise + 20 * labels[:, None, None, None]).astype(np.uint8), labels
+
+
+def test_what_is_trained_on_is_not_pasted() -> None:
+    loaded = Pictures(*made(100), *made(50))
+    sizes = claim.Sizes(train=60)
+    found = claim.apart(loaded, sizes)
+    assert np.bincount(found.train_labels).tolist() == [6] * 10
+    assert len(found.test) == len(found.test_labels) == 90
+    seen = {picture.tobytes() for picture in found.train}
+    assert len(seen) == 60 and not seen & {picture.tobytes() for picture in found.test[50:]}
+    assert {picture.tobytes() for picture in loaded.train} == seen | {picture.tobytes() for picture in found.test[50:]}
 
 
 def test_no_picture_is_in_both_sets() -> None:
