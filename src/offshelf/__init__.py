@@ -20,6 +20,7 @@ _WHERE = {
     "ReproductiveFeatures": "offshelf.transfer.reproductive_features",
     "RetrievalWhitening": "offshelf.transfer.off_the_shelf",
     "demo": "offshelf.jobs.demo",
+    "evaluate": "offshelf.jobs.evaluate",
     "finetune": "offshelf.jobs.finetune",
     "fit": "offshelf.jobs.fit",
     "load_backbone": "offshelf.backbones.load",
