@@ -161,6 +161,7 @@ class Evaluation:
             "protocol": protocol | {"grouped": first.data["groups"] is not None},
         }
         if several:
+            results["protocol"]["n_min"] = self.n_min
             results |= self._label_sets(judged)
         else:
             results |= one_label(first, classifier.classes, self.seed)
