@@ -282,8 +282,7 @@ def notes_of(numbers: dict[str, Any]) -> list[str]:
         f"The gain on ImageNet is as large as {points(table['valid_v1'])} of the errors by top-1. For ReaL to see no "
         f"drop, the gain on ImageNetV2 would have to be as large as {points(table['valid_needed'])} of the errors "
         "there. Whether it is cannot be said: there are no ReaL labels for ImageNetV2, and these tables hold no "
-        "predictions. That gain and drop go together over networks may come from accuracy alone, since both fall as it "
-        "rises.",
+        "predictions. That gain and drop go together over networks does not make the one the cause of the other.",
     ]
 
 
