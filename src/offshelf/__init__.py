@@ -21,6 +21,7 @@ _WHERE = {
     "RetrievalWhitening": "offshelf.transfer.off_the_shelf",
     "battle": "offshelf.jobs.battle",
     "demo": "offshelf.jobs.demo",
+    "evaluate": "offshelf.jobs.evaluate",
     "finetune": "offshelf.jobs.finetune",
     "fit": "offshelf.jobs.fit",
     "load_backbone": "offshelf.backbones.load",

@@ -44,6 +44,15 @@ VERBS = {
             "offshelf predict runs/fit-photos a.jpg b.jpg --json",
         ),
     ),
+    "evaluate": Verb(
+        "offshelf.jobs.evaluate:evaluate",
+        "Measure a finished classifier on newly labelled pictures, also where several labels are valid.",
+        (
+            "offshelf evaluate runs/fit-photos labelled/",
+            "offshelf evaluate runs/finetune-photos ward.csv --group-column patient",
+            "offshelf evaluate runs/fit-photos old.csv --multilabel valid --label-separator '|' --against new.csv",
+        ),
+    ),
     "pretrain": Verb(
         "offshelf.jobs.pretrain:pretrain",
         "Teach a backbone from pictures without labels, and keep it as a plain timm folder.",

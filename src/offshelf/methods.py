@@ -164,6 +164,22 @@ METHODS: dict[str, Method] = {
             claim="Over a diverse set of backbones the tasks rank them alike, so that one overall score means "
             "something, and supervised convolutional networks lead vision transformers of their size.",
         ),
+        Method(
+            slug="multilabel-imagenet",
+            where="offshelf.evaluate.multilabel_imagenet:MultiLabelReport",
+            part="evaluate",
+            title="Re-assessing ImageNet: How aligned is its single-label assumption with its multi-label nature?",
+            authors="Anzaku, Mousavi, Van Messem, De Neve",
+            year=2024,
+            paper="arXiv 2412.18409",
+            purpose="Measure a one-label classifier on pictures that show several things: count every valid answer, "
+            "and tell how much of a drop between two test sets is only that one has more such pictures.",
+            parts=("MultiLabelReport", "drop_decomposition", "patch_composites", "real_labels"),
+            command="offshelf evaluate RUN DATA --multilabel COLUMN",
+            claim="When two test sets differ in their share of pictures with several objects, top-1 against one label "
+            "shows a drop of accuracy while accuracies that know the sets of labels do not, and networks trained on "
+            "one label a picture name several valid ones.",
+        ),
     )
 }
 

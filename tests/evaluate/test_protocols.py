@@ -19,6 +19,8 @@ FROZEN = {
     "finetune-multi-label/v1": "63e2dcfdb0bc403876e8446e653389f8af99103916b21c738a15da2dcb49ad61",
     "finetune-multi-label-folds/v1": "eb668d073420c1fcd83f1406682d8634adb3428d597d5fd8ba8090a6b851fab7",
     "label-efficiency/v1": "5b58861d5f224e1b6fb8e3e5b43dc99106d59d17398be076b7fc9d0d8489fefe",
+    "evaluation/v1": "a7a477ad180e685273526237a9cb73e07109b080e4515db4c252c05303a9b110",
+    "label-sets/v1": "8efcb2890f6cfa3c90a690e7867fc8a66ab54d57767538eac5e28e12bcbcd79f",
 }
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from offshelf.errors import UsageError, near
 from offshelf.evaluate.multi_label import FEWEST_GROUPS, MULTI_LABEL_METRICS
+from offshelf.evaluate.multilabel_imagenet import LABEL_SET_METRICS
 from offshelf.evaluate.reliability import CALIBRATION_ERROR
 from offshelf.evaluate.splits import Fold
 
@@ -214,6 +215,29 @@ LABEL_EFFICIENCY_V1 = replace(
     n_seeds=3,
 )
 
+EVALUATION_V1 = replace(
+    FINETUNE_V1,
+    name="evaluation",
+    question="how well does a finished classifier name the class of pictures that were labelled elsewhere",
+    feature_point="the classifier as its run keeps it",
+    normalisation="as the classifier has it; nothing is learnt",
+    regularisation="nothing is chosen",
+    pooling="every readable and labelled picture once; classes are matched by name",
+    n_folds=0,
+)
+
+LABEL_SETS_V1 = replace(
+    EVALUATION_V1,
+    name="label-sets",
+    question="how well does a one-label classifier name what pictures with several valid labels show",
+    pooling="every readable picture with at least one valid label once; ties go to the first class",
+    metrics=LABEL_SET_METRICS,
+    primary_metric="variable_top_k",
+    interval="95 % percentile interval over resampled groups; Wilson's over the number of groups where it has no "
+    "width; two sets of pictures are resampled independently of each other",
+    verdict="a drop is split by the number of valid labels (Kitagawa); its interval is compared with 0",
+)
+
 PROTOCOLS = {
     protocol.label: protocol
     for protocol in (
@@ -224,6 +248,8 @@ PROTOCOLS = {
         MULTI_LABEL_V1,
         MULTI_LABEL_FOLDS_V1,
         LABEL_EFFICIENCY_V1,
+        EVALUATION_V1,
+        LABEL_SETS_V1,
     )
 }
 

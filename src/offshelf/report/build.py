@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from offshelf.engine.files import read_json, write_atomic
-from offshelf.report import content, figures, label_curve, leaderboard, pretraining
+from offshelf.report import content, evaluation, figures, label_curve, leaderboard, pretraining
 from offshelf.report.inline_svg import DASHES, MARKERS, SERIES
 from offshelf.report.leaderboard_csv import write_csv
 from offshelf.report.templating import environment, own
@@ -25,8 +25,8 @@ def build_report(run_folder: str | os.PathLike[str]) -> Path:
     Parameters
     ----------
     run_folder
-        Folder of a run of ``fit``, ``finetune``, ``pretrain`` or ``battle`` whose results are written. A battle gets
-        its numbers as ``leaderboard.csv`` too.
+        Folder of a run of ``fit``, ``finetune``, ``pretrain``, ``evaluate`` or ``battle`` whose results are written. A
+        battle gets its numbers as ``leaderboard.csv`` too.
 
     Returns
     -------
@@ -47,6 +47,8 @@ def build_report(run_folder: str | os.PathLike[str]) -> Path:
         text = leaderboard.render(results, run, folder)
         write_csv(results, folder / "leaderboard.csv")
         return write_atomic(folder / "report.html", text)
+    if verb == "evaluate":
+        return write_atomic(folder / "report.html", evaluation.render(results, run, folder))
     page = content.prepare(results, run, folder)
     return write_atomic(folder / "report.html", render(page))
 

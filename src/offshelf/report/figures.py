@@ -34,7 +34,13 @@ CELLS_WITH_NUMBERS = 20  # classes up to which a confusion matrix can hold its c
 POINTS_AS_SVG = 1000  # beyond, the map's points become one picture: smaller, and quicker to draw
 
 
-def interval_plot(rows: Sequence[dict[str, Any]], panels: Sequence[dict[str, Any]], width: int, prefix: str) -> Markup:
+def interval_plot(
+    rows: Sequence[dict[str, Any]],
+    panels: Sequence[dict[str, Any]],
+    width: int,
+    prefix: str,
+    what: str = "arms",
+) -> Markup:
     """Arms as points with intervals, best on top, one panel a metric, each with its own chance line.
 
     Parameters
@@ -46,6 +52,8 @@ def interval_plot(rows: Sequence[dict[str, Any]], panels: Sequence[dict[str, Any
         ``{"key": str, "label": str, "line": float or None, "line_label": str}``.
     width
         In CSS pixels; below 500 the names stand above their intervals and the panels below each other.
+    what
+        What the rows are, said to who cannot see the figure.
     """
     narrow = width < 500
     columns = 1 if narrow else len(panels)
@@ -79,7 +87,7 @@ def interval_plot(rows: Sequence[dict[str, Any]], panels: Sequence[dict[str, Any
             else:
                 area.set_yticks([])
         spoken = "; ".join(_spoken(row["name"], row["cells"], panels[0]["key"]) for row in rows)
-        return inline(figure, prefix, f"{panels[0]['label']} of the arms with intervals: {spoken}.")
+        return inline(figure, prefix, f"{panels[0]['label']} of the {what} with intervals: {spoken}.")
 
 
 def _interval_panel(area: Axes, rows: Sequence[dict[str, Any]], panel: dict[str, Any]) -> None:
