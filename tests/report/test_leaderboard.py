@@ -130,7 +130,9 @@ def test_what_has_no_number_is_listed_once_a_backbone_and_reason_failures_first(
         ("missing", "Not computed yet: the battle was stopped.", 12, None),
     ]
     gone = undone(in_order(*_parts(battle)), battle["settings"], [], [])
-    assert len(gone) == 16 and gone[0]["reason"] == "No result was recorded." and len(gone[0]["settings"]) == 20
+    assert [(one["backbone"], one["reason"], len(one["settings"])) for one in gone] == [
+        ("all 16 backbones", "No result was recorded.", 20)
+    ]
 
 
 def _parts(battle: dict[str, Any]) -> tuple[Any, Any]:
@@ -351,3 +353,27 @@ def test_the_sentences_and_the_tie_groups_stand_in_words(battle: dict[str, Any],
     assert "2 backbones share the first place." in text
     words = re.sub(r"<[^>]+>", "", text[text.index('<ol class="groups">') : text.index("</ol>")])
     assert "vit base patch16 clip 224 (openai) and vit small patch14 dinov2 (lvd142m) not told apart" in words
+
+
+def test_what_holds_for_all_backbones_is_said_once() -> None:
+    settings = [{"id": name, "task": "t", "protocol": "p/v1", "labels": None} for name in ("a", "b")]
+    rows = [{"name": name, "label": name.upper()} for name in ("x", "y")]
+    reasons = {("x", "a"): "no labels", ("y", "a"): "no labels", ("x", "b"): "died", ("y", "b"): "no labels"}
+    cells = [
+        {"backbone": row, "setting": place, "status": "failed" if why == "died" else "not applicable", "reason": why}
+        for (row, place), why in reasons.items()
+    ]
+    found = [(one["backbone"], one["settings"], one["reason"]) for one in undone(rows, settings, cells[:2], [])]
+    assert found[0] == ("all 2 backbones", ["a"], "no labels")
+    assert [one[0] for one in found[1:]] == ["all 2 backbones"]  # nothing at all was recorded of b
+    mixed = [(one["backbone"], one["settings"]) for one in undone(rows, settings, cells, [])]
+    assert mixed == [("X", ["b"]), ("X", ["a"]), ("Y", ["a", "b"])]
+
+
+def test_settings_of_one_task_are_told_apart_by_protocol_and_labels() -> None:
+    settings = [
+        {"id": "1", "data": "d", "task": "classification", "protocol": "linear/v1", "labels": "10%"},
+        {"id": "2", "data": "d", "task": "classification", "protocol": "knn/v1", "labels": "10%"},
+        {"id": "3", "data": "d", "task": "retrieval", "protocol": "retrieval/v1", "labels": None},
+    ]
+    assert [place["asked"] for place in grids([], settings, [])[0]["settings"]] == ["linear, 10%", "knn, 10%", ""]

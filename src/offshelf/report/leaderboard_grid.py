@@ -33,8 +33,16 @@ def grids(
         body = [
             {"backbone": row, "cells": [_shown(found.get((row["name"], place["id"]))) for place in own]} for row in rows
         ]
-        tables.append({"settings": own, "heads": heads, "rows": body})
+        named = [place | {"asked": _asked(place, settings)} for place in own]
+        tables.append({"settings": named, "heads": heads, "rows": body})
     return tables
+
+
+def _asked(place: dict[str, Any], settings: Sequence[dict[str, Any]]) -> str:
+    """What tells a setting from others of its task and data: its protocol where the task has several, and its labels."""
+    several = len({other["protocol"] for other in settings if other["task"] == place["task"]}) > 1
+    words = [place["protocol"].partition("/")[0]] if several else []
+    return ", ".join([*words, *([place["labels"]] if place.get("labels") else [])])
 
 
 def _portions(settings: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -70,7 +78,10 @@ def undone(
     cells: Sequence[dict[str, Any]],
     failures: Sequence[dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Cells without a number, those of one backbone with the same status and reason in one entry; failures first."""
+    """Cells without a number, failures first; one entry for all with the same status and reason.
+
+    Where that is all the backbones of a setting, the entry says "all"; otherwise each backbone has its own.
+    """
     attempts = {(one["backbone"], one["setting"]): one for one in failures}
     found = {(cell["backbone"], cell["setting"]): cell for cell in cells}
     entries: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -89,7 +100,19 @@ def undone(
                     {"status": status, "backbone": row["label"], "reason": reason, "attempts": tried, "settings": []},
                 )
                 entry["settings"].append(place["id"])
-    return list(entries.values())
+    return _together(list(entries.values()), len(rows))
+
+
+def _together(entries: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
+    """Join the entries of all ``n`` backbones that say the same of the same settings."""
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for one in entries:
+        key = (one["status"], one["reason"], one["attempts"], tuple(one["settings"]))
+        found.setdefault(key, []).append(one)
+    joined = []
+    for own in found.values():
+        joined += [own[0] | {"backbone": f"all {n} backbones"}] if len(own) == n > 1 else own
+    return joined
 
 
 def in_words(names: Sequence[str]) -> str:
