@@ -73,7 +73,7 @@ class Sizes:
     learning_rate: float = 3e-3
     decoder_width: int = 64
     few: int = 400
-    test: int = 2_000
+    test: int = 1_000
     seeds: tuple[int, ...] = (0, 1, 2)
 
 

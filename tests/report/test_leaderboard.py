@@ -254,8 +254,8 @@ def test_backbones_without_a_rank_come_last_and_tiers_go_by_size() -> None:
 
 
 def test_settings_of_one_task_stay_together_in_tables_of_at_most_24() -> None:
-    places = [{"id": f"{task}{i}", "task": task, "protocol": "p/v1"} for task, n in (("a", 10), ("b", 12), ("c", 5), ("d", 30))
-              for i in range(n)]  # fmt: skip
+    sizes = (("a", 10), ("b", 12), ("c", 5), ("d", 30))
+    places = [{"id": f"{task}{i}", "task": task, "protocol": "p/v1"} for task, n in sizes for i in range(n)]
     cells = [{"backbone": "x", "setting": place["id"], "status": "done", "value": 0.5} for place in places]
     assert [table["heads"] for table in grids([{"name": "x"}], places, cells)] == [
         [["a", 10], ["b", 12]], [["c", 5]], [["d", 24]], [["d", 6]],

@@ -39,7 +39,7 @@ def grids(
 
 
 def _asked(place: dict[str, Any], settings: Sequence[dict[str, Any]]) -> str:
-    """What tells a setting from others of its task and data: its protocol where the task has several, and its labels."""
+    """What tells a setting from others of its task and data: the protocol where the task has several, and labels."""
     several = len({other["protocol"] for other in settings if other["task"] == place["task"]}) > 1
     words = [place["protocol"].partition("/")[0]] if several else []
     return ", ".join([*words, *([place["labels"]] if place.get("labels") else [])])
