@@ -91,3 +91,18 @@ def test_a_run_that_another_process_writes_is_left_alone(run: Path) -> None:
 def test_overwriting_removes_the_old_model(run: Path) -> None:
     Run.create(run, "fit", {}, 0, overwrite=True)
     assert not (run / "model" / "model.safetensors").exists()
+
+
+def test_a_complete_run_can_be_reopened_and_keeps_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run = Run.create(folder, "battle", {}, 0)
+    (folder / "results.sqlite").write_bytes(b"kept")
+    run.finish()
+    with pytest.raises(UsageError, match="a run of `offshelf battle`, not of fit"):
+        Run.reopen(folder, "fit")
+    assert Run.open(folder).record["status"] == "complete"
+    Run.reopen(folder, "battle")
+    again = Run.create(folder, "battle", {}, 0)
+    assert (folder / "results.sqlite").read_bytes() == b"kept"
+    again.finish()
+    assert Run.open(folder).record["files"].keys() == {"results.sqlite"}

@@ -199,7 +199,8 @@ def battle(
         if overwrite:
             for left in run.folder.glob(f"{STORE}*"):
                 left.unlink()
-        console.say(f"{len(backbones)} backbones, {len(data)} data sets, {', '.join(gauntlet.protocols)}")
+        sets = f"{len(data)} data set" + ("" if len(data) == 1 else "s")
+        console.say(f"{len(backbones)} backbones, {sets}; {', '.join(gauntlet.protocols)}")
         found = gauntlet.run(run.folder)
         results = battle_results(gauntlet, found, seed=seed, allow_missing=allow_missing)
         conclude(run, results, started)

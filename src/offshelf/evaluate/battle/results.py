@@ -102,13 +102,14 @@ def verdict(results: dict[str, Any]) -> list[str]:
     ranked = [one for one in place["overall"] if one["rank"] is not None]
     unranked = [one for one in place["overall"] if one["rank"] is None]
     if len(ranked) > 1:
-        best, widest = ranked[0], max(ranked, key=lambda one: one["rank_high"] - one["rank_low"])
-        found.append(
-            f"{best['backbone']} leads with a mean score of {best['score']:+.2f} standard deviations of this pool; "
-            f"on other examples of the same kind its rank would lie between {best['rank_low']} and {best['rank_high']} "
-            f"of {len(ranked)}. The least certain rank is that of {widest['backbone']}: {widest['rank_low']} to "
-            f"{widest['rank_high']}."
-        )
+        best = ranked[0]
+        widest = max(ranked, key=lambda one: (one["rank_high"] or 0) - (one["rank_low"] or 0))
+        told = f"{best['backbone']} leads with a mean score of {best['score']:+.2f} standard deviations of this pool"
+        if best["rank_low"] is not None:
+            told += f"; on other examples of the same kind its rank would be {_ranks(best)} of {len(ranked)}"
+            if _ranks(widest) != _ranks(best):
+                told += f". The least certain rank is that of {widest['backbone']}: {_ranks(widest)}"
+        found.append(f"{told}.")
     agreement = results["correlation"]["mean_spearman"]
     if agreement["value"] is not None:
         said = f"The tasks rank the backbones alike to a mean rank correlation of {agreement['value']:.2f}"
@@ -124,6 +125,11 @@ def verdict(results: dict[str, Any]) -> list[str]:
     if results["failures"]:
         found.append(f"{_many(len(results['failures']), 'cell')} failed; the reasons are listed below.")
     return found
+
+
+def _ranks(one: dict[str, Any]) -> str:
+    low, high = one["rank_low"], one["rank_high"]
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _engine(gauntlet: Gauntlet) -> dict[str, Any]:
