@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from offshelf import cli
@@ -44,7 +45,8 @@ def fought(tmp_path_factory: pytest.TempPathFactory) -> Battled:
 def test_a_run_holds_everything_and_is_sealed(fought: Battled) -> None:
     record = json.loads((fought.folder / "run.json").read_text())
     assert record["status"] == "complete"
-    assert {"results.json", "results.sqlite", "report.html", "leaderboard.csv"} <= set(record["files"])
+    files = {"results.json", "results.sqlite", "report.html", "leaderboard.csv", "cells.parquet"}
+    assert files == set(record["files"])
     results = json.loads((fought.folder / "results.json").read_text())
     names = [one["name"] for one in results["data"]["sets"]]
     assert len(set(names)) == 2  # both folders are called shapes; their paths tell them apart
@@ -57,6 +59,16 @@ def test_a_run_holds_everything_and_is_sealed(fought: Battled) -> None:
     cells = {(cell["backbone"], cell["setting"]): cell["value"] for cell in results["cells"]}
     assert len(rows) == len(cells) == 8
     assert sorted(float(row["value"]) for row in rows) == pytest.approx(sorted(cells.values()))
+
+
+def test_every_single_measurement_is_a_row(fought: Battled) -> None:
+    rows = pq.read_table(fought.folder / "cells.parquet").to_pylist()
+    assert len(rows) == len({row["key"] for row in rows}) == 8
+    cells = {(cell["backbone"], cell["setting"]): cell for cell in fought.results["cells"]}
+    for row in rows:
+        assert row["value"] == cells[row["backbone"], row["setting"]]["by_seed"][row["seed"]]
+    linear = next(row for row in rows if row["protocol"] == "linear/v1")
+    assert len(json.loads(linear["chosen"])) == 5  # what each fold chose
 
 
 def test_more_backbones_are_added_to_a_finished_run(

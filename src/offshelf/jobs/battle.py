@@ -167,6 +167,7 @@ def battle(
     )
     arguments = {key: value for key, value in locals().items() if key not in (*local, "local")}
     from offshelf.evaluate.battle.contests import DEFAULT
+    from offshelf.evaluate.battle.gather import write_cells
     from offshelf.evaluate.battle.gauntlet import STORE, Gauntlet
     from offshelf.evaluate.battle.results import battle_results
 
@@ -203,6 +204,7 @@ def battle(
         console.say(f"{len(backbones)} backbones, {sets}; {', '.join(gauntlet.protocols)}")
         found = gauntlet.run(run.folder)
         results = battle_results(gauntlet, found, seed=seed, allow_missing=allow_missing)
+        write_cells(run.folder / "cells.parquet", found)
         conclude(run, results, started)
     return Battled(run.folder, results)
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from offshelf.engine.files import write_through
 from offshelf.engine.work import Finished
 from offshelf.errors import DataError
 from offshelf.evaluate.battle.cells import Column
@@ -14,6 +19,16 @@ from offshelf.evaluate.battle.gauntlet import Battle
 from offshelf.evaluate.battle.grid import Grid, Setting
 from offshelf.evaluate.battle.outcome import replicates_of
 from offshelf.evaluate.seeds import over_seeds
+
+TEXT = ("key", "backbone", "setting", "data", "task", "protocol", "labels", "status", "reason", "metric", "chosen")
+WHOLE = ("seed", "n", "units", "attempts")
+ORDER = (
+    *("key", "backbone", "setting", "data", "task", "protocol", "labels", "seed", "status", "reason", "metric"),
+    *("value", "low", "high", "n", "units", "chance", "attempts", "seconds", "chosen"),
+)
+CELLS = pa.schema(
+    [(name, pa.string() if name in TEXT else pa.int64() if name in WHOLE else pa.float64()) for name in ORDER]
+)
 
 
 def status_of(outcomes: Sequence[Finished]) -> tuple[str, str]:
@@ -140,3 +155,36 @@ def cell_rows(battle: Battle, grid: Grid, z: np.ndarray) -> list[dict[str, Any]]
                 | {"by_seed": [], "about": {}}
             )
     return found
+
+
+def write_cells(path: Path, battle: Battle) -> Path:
+    """Every single measurement as Parquet: one row a backbone, setting and seed, with the key of its job.
+
+    Columns: ``key, backbone, setting, data, task, protocol, labels, seed, status, reason, metric, value, low, high, n,
+    units, chance, attempts, seconds, chosen`` (what a probe chose inside its training rows, as JSON).
+    """
+    rows = []
+    for column in battle.columns:
+        for fact in battle.facts:
+            for one in battle.cells.get((fact["name"], column.id), []):
+                value = {key: one.value.get(key) for key in ("metric", "value", "low", "high", "n", "units", "chance")}
+                rows.append(
+                    {
+                        "key": one.job.key,
+                        "backbone": fact["name"],
+                        "setting": column.id,
+                        "data": column.deck.place.name,
+                        "task": column.contest.task,
+                        "protocol": column.protocol,
+                        "labels": column.variant,
+                        "seed": one.job.spec["seed"],
+                        "status": one.status,
+                        "reason": one.reason,
+                        **value,
+                        "attempts": one.attempts,
+                        "seconds": one.seconds,
+                        "chosen": json.dumps(one.value.get("about", {}).get("chosen")),
+                    }
+                )
+    table = pa.Table.from_pylist(rows, schema=CELLS)
+    return write_through(path, lambda temporary: pq.write_table(table, temporary))
