@@ -11,7 +11,10 @@ from offshelf.methods import METHODS
 START, END = "<!-- claim: start (python -m claims --tables) -->", "<!-- claim: end -->"
 
 
-EXTRA = {"embedded-networks": "docs/reference/embedded-networks.md"}
+EXTRA = {
+    "embedded-networks": "docs/reference/embedded-networks.md",
+    "winners": "docs/reference/winners.md",
+}
 """What is measured beside the methods' claims, and its page."""
 
 
