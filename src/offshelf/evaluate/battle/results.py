@@ -48,6 +48,7 @@ def battle_results(gauntlet: Gauntlet, battle: Battle, *, seed: int = 0, allow_m
     backbones = [
         {key: fact[key] for key in FACTS}
         | {key: battle.costs.get(fact["name"], {}).get(key) for key in ("images_per_second", "memory_mb")}
+        | ({} if gauntlet.input_size is None else {"input_size": gauntlet.input_size})
         for fact in battle.facts
     ]
     cells = cell_rows(battle, grid, z_scores(grid.values))
@@ -107,6 +108,8 @@ def verdict(results: dict[str, Any]) -> list[str]:
         told = f"{best['backbone']} leads with a mean score of {best['score']:+.2f} standard deviations of this pool"
         if best["rank_low"] is not None:
             told += f"; on other examples of the same kind its rank would be {_ranks(best)} of {len(ranked)}"
+            if best["rank_low_sets"] is not None:
+                told += f", on other data sets like these {_ranks(best, '_sets')}"
             if _ranks(widest) != _ranks(best):
                 told += f". The least certain rank is that of {widest['backbone']}: {_ranks(widest)}"
         found.append(f"{told}.")
@@ -127,8 +130,8 @@ def verdict(results: dict[str, Any]) -> list[str]:
     return found
 
 
-def _ranks(one: dict[str, Any]) -> str:
-    low, high = one["rank_low"], one["rank_high"]
+def _ranks(one: dict[str, Any], over: str = "") -> str:
+    low, high = one[f"rank_low{over}"], one[f"rank_high{over}"]
     return f"{low}" if low == high else f"{low} to {high}"
 
 
