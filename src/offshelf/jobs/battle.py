@@ -219,7 +219,7 @@ def places(data: list[str], columns: dict[str, Any]) -> list[Any]:
     for source, name in zip(data, names):
         path = Path(source).expanduser()
         at = str(path.resolve()) if path.exists() else source  # workers stand in another folder
-        found.append(Place(at, source if times[name] > 1 else name, **columns))
+        found.append(Place(at, source if times[name] > 1 else name, told=source, **columns))
     return found
 
 

@@ -28,7 +28,10 @@ from offshelf.transfer.deep_features import DeepFeatures
 
 @dataclass(frozen=True)
 class Place:
-    """Where a data set is, and how it is read; all of it goes into a job. ``name`` is what people call it."""
+    """Where a data set is, and how it is read; all of it goes into a job.
+
+    ``name`` is what people call it; ``told`` is the source as they gave it, where ``source`` had to be made absolute.
+    """
 
     source: str
     name: str
@@ -37,6 +40,7 @@ class Place:
     group_column: str | None = None
     label_separator: str | None = None
     allow_outside: bool = False
+    told: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""

@@ -161,7 +161,7 @@ def _data_set(deck: Deck) -> dict[str, Any]:
     told = summarise(deck.dataset, deck.keys).to_dict()
     return {
         "name": deck.place.name,
-        "source": deck.place.source,
+        "source": deck.place.told or deck.place.source,
         "n": told["n"],
         "classes": class_names(deck.dataset) or None,
         "labelled": told["n"] - told["unlabelled"] if deck.labelled else 0,
