@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_digits  # noqa: F401 (present wherever the library is)
 
 from offshelf.backbones.card import weights_hash
 from offshelf.backbones.export import save_backbone
 from offshelf.backbones.load import load_backbone
 from offshelf.engine.store import ResultStore
-from offshelf.errors import DataError, RunError, UsageError
+from offshelf.errors import DataError, NotApplicable, RunError, UsageError
 from offshelf.evaluate.battle.cells import cell_job, columns
 from offshelf.evaluate.battle.contests import CONTESTS, LINEAR_V1, Contest, get_contest
 from offshelf.evaluate.battle.decks import Place, enter, forget, open_deck
@@ -300,3 +299,21 @@ def test_contests_are_found_by_name() -> None:
 def test_families_are_told_apart() -> None:
     names = ("test_resnet", "test_convnext", "test_mambaout", "test_vit", "test_coatnet", "mixer_s32_224")
     assert [facts_of(f"{name}.random")["family"] for name in names] == ["CNN", "CNN", "CNN", "ViT", "hybrid", "other"]
+
+
+def test_too_few_pictures_for_folds_or_labels_are_not_applicable(tmp_path: Path) -> None:
+    one = put(tmp_path, "one", 1)
+    with pytest.raises(NotApplicable, match="one: class 'across' has 1 image"):
+        linear(enter(open_deck(one), BACKBONES[0], 32), ALL, 0)
+    few = put(tmp_path, "few", 6)
+    with pytest.raises(NotApplicable, match="few: 500 labels were asked for, and fold 1 of 5 leaves 1[45] pictures"):
+        linear(enter(open_deck(few), BACKBONES[0], 32), LabelBudget.parse("500"), 0)
+
+
+def test_classes_that_only_the_test_part_has_are_not_applicable(tmp_path: Path) -> None:
+    for split, kinds in (("train", ("across", "down")), ("test", ("disc", "ring"))):
+        write_folder(tmp_path / "apart" / split, 8, names=kinds)
+    entry = enter(open_deck(Place(str(tmp_path / "apart"), "apart")), BACKBONES[0], 32)
+    with pytest.raises(NotApplicable, match="apart: no class of the tested pictures has a picture to learn from"):
+        linear(entry, ALL, 0)
+    assert retrieval(entry, ALL, 0).n == 16
