@@ -308,6 +308,8 @@ def test_too_few_pictures_for_folds_or_labels_are_not_applicable(tmp_path: Path)
     few = put(tmp_path, "few", 6)
     with pytest.raises(NotApplicable, match="few: 500 labels were asked for, and fold 1 of 5 leaves 1[45] pictures"):
         linear(enter(open_deck(few), BACKBONES[0], 32), LabelBudget.parse("500"), 0)
+    with pytest.raises(NotApplicable, match="few: --labels 2: 2 of 1[45] training pictures are too few"):
+        linear(enter(open_deck(few), BACKBONES[0], 32), LabelBudget.parse("2"), 0)
 
 
 def test_classes_that_only_the_test_part_has_are_not_applicable(tmp_path: Path) -> None:

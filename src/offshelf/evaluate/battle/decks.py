@@ -18,7 +18,7 @@ from datasets import Dataset
 from offshelf.data.columns import label_array
 from offshelf.data.sources import open_dataset
 from offshelf.data.summary import content_keys, label_texts
-from offshelf.errors import DataError, NotApplicable
+from offshelf.errors import DataError, NotApplicable, UsageError
 from offshelf.evaluate.groups import group_codes
 from offshelf.evaluate.label_subsets import LabelBudget, labelled_rows
 from offshelf.evaluate.rows import Rows, text_column, usable_label_rows, usable_rows
@@ -164,15 +164,15 @@ class Entry:
 
     def learning(self, fold: Fold, budget: LabelBudget, seed: int) -> np.ndarray:
         """Rows of the fold's training part that count as labelled."""
-        train = np.asarray(fold.train)
-        labels = self.rows.labels[train]
-        wanted = budget.of(len(train)) if budget.share is not None or budget.count <= len(train) else -1  # type: ignore[operator]
-        if wanted < 0:
+        train, name = np.asarray(fold.train), self.deck.place.name
+        if budget.count is not None and budget.count > len(train):
             raise NotApplicable(
-                f"{self.deck.place.name}: {budget.said} were asked for, and {fold.name} leaves {len(train):,} pictures "
-                "to train on"
+                f"{name}: {budget.said} were asked for, and {fold.name} leaves {len(train):,} pictures to train on"
             )
-        return train[labelled_rows(labels, self.rows.clusters(train), budget, seed)]
+        try:
+            return train[labelled_rows(self.rows.labels[train], self.rows.clusters(train), budget, seed)]
+        except UsageError as error:  # too few for one picture of every class
+            raise NotApplicable(f"{name}: {error}") from error
 
     def corrupted(self, corruption: str, chosen: np.ndarray) -> np.ndarray:
         """Features (n, D) of damaged copies of the ``chosen`` rows."""
