@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from offshelf.engine.files import read_json, write_atomic
-from offshelf.report import content, figures, label_curve, pretraining
+from offshelf.report import audit, content, figures, label_curve, pretraining
 from offshelf.report.inline_svg import DASHES, MARKERS, SERIES
 from offshelf.report.templating import environment, own
 
@@ -24,7 +24,7 @@ def build_report(run_folder: str | os.PathLike[str]) -> Path:
     Parameters
     ----------
     run_folder
-        Folder of a run of ``fit``, ``finetune`` or ``pretrain`` whose results are written.
+        Folder of a run of ``fit``, ``finetune``, ``pretrain`` or ``audit`` whose results are written.
 
     Returns
     -------
@@ -40,6 +40,8 @@ def build_report(run_folder: str | os.PathLike[str]) -> Path:
     results, run = read_json(folder / "results.json"), read_json(folder / "run.json")
     if isinstance(results, dict) and results.get("verb") == "pretrain":
         return write_atomic(folder / "report.html", pretraining.render(results, run, folder))
+    if isinstance(results, dict) and results.get("verb") == "audit":
+        return write_atomic(folder / "report.html", audit.render(results, run, folder))
     page = content.prepare(results, run, folder)
     return write_atomic(folder / "report.html", render(page))
 
