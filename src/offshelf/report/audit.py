@@ -6,7 +6,7 @@
       "title": str, "verb": "audit", "level": level, "verdict": [sentence],
       "todo": [{"check": key, "text": sentence}],      # the first three things to do
       "counts": {level: number of checks},
-      "checks": [{"key", "title", "level", "sentence", "todo", ...}],  # rows: as the files of `evaluate.audit` give them
+      "checks": [{"key", "title", "level", "sentence", "todo", ...}],  # and the rows behind
       "classes": [name], "data": {...}, "backbone": card, "cost": {...}
     }
 
@@ -15,8 +15,11 @@ A level is "alarm", "warning", "not judged" or "fine".
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup, escape
 
 from offshelf.engine.files import finite
 from offshelf.errors import RunError
@@ -29,10 +32,6 @@ NEEDED = ("checks", "verdict", "level", "data")
 PICTURE_BYTES = 1_200_000  # of all pictures together; the page stays below 2 MB
 CLUSTERS_LISTED, SUSPECTS_LISTED, CLASSES = 100, 200, 60
 WIDE, NARROW = (1012, 300), (340, 240)
-STATUS = {
-    "alarm": "Do not trust a score on this data yet",
-    "warning": "Look at the warnings first",
-}
 
 
 def render(results: Any, run: Any, folder: Path) -> str:
@@ -51,28 +50,30 @@ def render(results: Any, run: Any, folder: Path) -> str:
             )
     checks = {check["key"]: check for check in results["checks"]}
     left_out = fit_pictures(checks)
-    return (
-        environment()
-        .get_template("audit.html.j2")
-        .render(
-            title=results.get("title") or "offshelf audit",
-            level=results["level"],
-            status=STATUS.get(results["level"]),
-            verdict=results["verdict"],
-            todo=results.get("todo") or [],
-            counts=results.get("counts") or {},
-            checks=checks,
-            figures=_figures(checks),
-            pictures_left_out=left_out,
-            limits={"bad": BAD_FILES, "clusters": CLUSTERS_LISTED, "suspects": SUSPECTS_LISTED, "classes": CLASSES},
-            data={"source": "not recorded", "n": None, "n_used": None, "groups": None, "notes": []} | results["data"],
-            backbone={"name": "not recorded", "weights": None} | (results.get("backbone") or {}),
-            cost=results.get("cost") or {},
-            run={"command": "", "versions": {}, "seed": None, "machine": {}, "arguments": {}} | run,
-            style=own("style.css"),
-            script=own("script.js"),
-        )
+    page = environment()
+    page.filters["options"] = options
+    return page.get_template("audit.html.j2").render(
+        title=results.get("title") or "offshelf audit",
+        level=results["level"],
+        verdict=results["verdict"],
+        todo=results.get("todo") or [],
+        counts=results.get("counts") or {},
+        checks=checks,
+        figures=_figures(checks),
+        pictures_left_out=left_out,
+        limits={"bad": BAD_FILES, "clusters": CLUSTERS_LISTED, "suspects": SUSPECTS_LISTED, "classes": CLASSES},
+        data={"source": "not recorded", "n": None, "n_used": None, "groups": None, "notes": []} | results["data"],
+        backbone={"name": "not recorded", "weights": None} | (results.get("backbone") or {}),
+        cost=results.get("cost") or {},
+        run={"command": "", "versions": {}, "seed": None, "machine": {}, "arguments": {}} | run,
+        style=own("style.css"),
+        script=own("script.js"),
     )
+
+
+def options(text: str) -> Markup:
+    """A sentence in which names of options such as ``--group-column`` are not broken at the end of a line."""
+    return Markup(re.sub(r"--[a-z]+(?:-[a-z]+)*", r'<span class="value">\g<0></span>', str(escape(text))))  # noqa: S704
 
 
 def fit_pictures(checks: dict[str, Any]) -> int:

@@ -81,7 +81,7 @@ def equal_pairs(material: Material, pairs: np.ndarray) -> np.ndarray:
 
     kept = []
     for one, other in asked.tolist():
-        size = [(headers[row].width, headers[row].height) for row in (one, other)]  # type: ignore[union-attr]
+        size = [(headers[row].width, headers[row].height) for row in (one, other)]
         equal_bytes = material.keys[one] == material.keys[other]
         if equal_bytes or (size[0] == size[1] and digest(one) == digest(other)):
             kept.append((one, other))

@@ -35,7 +35,7 @@ NAMES = FILE | LIGHT
 BORDER = SIDE // 16
 DEPTH, LEAF = 4, 5
 ALARM = {"file": 0.3, "light": 0.75}  # excess over chance
-WARNING = {"file": 0.05, "light": 0.4}
+WARNING = {"file": 0.05, "light": 0.5}
 MOST = 10_000
 
 
@@ -47,7 +47,7 @@ def fingerprints(looks: Looks, ground: Ground | str) -> dict[str, Any]:
     brightness, contrast, brightness of the outer sixteenth), each cross-validated with units whole; then a tree on each
     number alone. Fixed beforehand, with excess = (balanced accuracy - chance) / (1 - chance), and only where the lower
     bound is above chance: the file alarms from an excess of 0.3 on and warns from 0.05; the light, which may rightly
-    differ by class, alarms from 0.75 on and warns from 0.4. Otherwise fine.
+    differ by class, alarms from 0.75 on and warns from 0.5. Otherwise fine.
     """
     key, title = "fingerprints", "Fingerprints of the files"
     spread = ranges(looks)
@@ -60,7 +60,7 @@ def fingerprints(looks: Looks, ground: Ground | str) -> dict[str, Any]:
     levels = {name: _level(cell, ground.chance, name) for name, cell in scores.items()}
     level = worst(list(levels.values()))
     alone = {name: predicted_by(table, [name], ground) for name in NAMES if np.ptp(table[name]) > 0}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "trait": NAMES[name],
             "kind": "file" if name in FILE else "light",

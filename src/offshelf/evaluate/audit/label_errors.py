@@ -16,7 +16,7 @@ from offshelf.evaluate.audit.finding import bounds, finding, not_judged, several
 from offshelf.evaluate.audit.ground import Ground, balanced_accuracy, excess, out_of_fold
 from offshelf.evaluate.intervals import wilson_interval
 
-ABLE, ALARM, WARNING = 0.8, 0.05, 0.01
+ABLE, ALARM, WARNING = 0.6, 0.05, 0.01
 SHOWN, LISTED = 24, 1000
 
 
@@ -25,9 +25,10 @@ def label_errors(ground: Ground | str) -> dict[str, Any]:
 
     The probe is a logistic head on the backbone's features, folds with groups and copies whole. The number is the
     estimate of the calibrated confident joint (eq. 3), its interval Wilson's over the units. Fixed beforehand: alarm
-    when the lower bound of the share is at least 5 % and the probe goes at least 0.8 of the way from chance to
-    certainty; warning when the share is at least 1 %; fine otherwise. A probe no better than chance judges nothing. A
-    weak probe takes hard pictures for wrong ones, and the sentence says so.
+    when the lower bound of the share is at least 5 %; warning when the share is at least 1 %; fine otherwise. Not
+    judged when the probe goes less than 0.6 of the way from chance to certainty, since it would take hard pictures for
+    wrong ones; the pictures that it contradicts with confidence are named all the same, unless it is no better than
+    chance.
     """
     key, title = "label_errors", "Likely label errors"
     if isinstance(ground, str):
@@ -43,17 +44,26 @@ def label_errors(ground: Ground | str) -> dict[str, Any]:
     share = float(1 - np.trace(joint))
     low, high = wilson_interval(share, float(np.unique(ground.units).size))
     able = excess(score["value"], ground.chance) >= ABLE
-    level = "fine" if share < WARNING else "alarm" if able and low >= ALARM else "warning"
+    level = "fine" if share < WARNING else "alarm" if low >= ALARM else "warning"
+    probe = f"balanced accuracy {bounds(score)}, chance {ground.chance:.2f}"
     sentence = (
         f"About {several(round(share * n), 'label')} of {n:,} are likely wrong ({share:.1%} [{low:.1%}, {high:.1%}]); "
-        f"{several(len(suspects), 'picture is', 'pictures are')} named below. The probe that says so is right in "
-        f"{bounds(score)} (balanced accuracy, chance {ground.chance:.2f})"
+        f"{several(len(suspects), 'picture is', 'pictures are')} named below (by a probe of {probe})."
     )
-    sentence += "." if able else ": many of them will be hard pictures rather than wrong labels."
+    if not able:
+        level = "not judged"
+        sentence = (
+            f"Not judged: the probe is too weak to tell wrong labels from hard pictures ({probe}). It contradicts the "
+            f"label of {several(len(suspects), 'picture')} with confidence; a stronger --backbone may tell more."
+        )
     named = [_suspect(ground, found.probabilities, row, suggested) for row, suggested in suspects[:LISTED]]
     for one, (row, _) in zip(named[:SHOWN], suspects):
         one |= ground.material.picture(int(ground.rows[row]))
-    todo = "" if level == "fine" else "Look through the pictures named below and mend the labels that are wrong."
+    todo = (
+        ""
+        if level in ("fine", "not judged")
+        else "Look through the pictures named below and mend the labels that are wrong."
+    )
     return finding(
         key, title, level, sentence, todo, n=n, estimated=round(share * n), share=share, low=low, high=high,
         n_suspects=len(suspects), score=score, chance=ground.chance, suspects=named, classes=ground.classes,
@@ -93,18 +103,30 @@ def estimated_joint(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray
 
 
 def suspected(labels: np.ndarray, probabilities: np.ndarray) -> list[tuple[int, int]]:
-    """Rows off the diagonal with the class they are confidently of, ranked by normalised margin.
+    """Rows that are likely mislabelled, with the class they are likely of, ranked by normalised margin.
 
-    A row whose given label is its most probable class is not among them. The margin is the probability of the given
-    label less that of the most probable other.
+    The rows off the diagonal of the confident joint, and where these are fewer than the estimated joint says of given
+    label i and true label j, further rows labelled i with the largest margin of j over i ("prune by noise rate", section
+    3.2 of the paper). A row whose given label is its most probable class is never among them. They are ranked by the
+    probability of the given label less that of the most probable other.
     """
     confident = confident_class(labels, probabilities)
-    rows = np.flatnonzero((confident >= 0) & (confident != labels) & (probabilities.argmax(axis=1) != labels))
-    own = probabilities[rows, labels[rows]]
-    others = probabilities[rows].copy()
-    others[np.arange(len(rows)), labels[rows]] = -np.inf
-    order = np.argsort(own - others.max(axis=1, initial=-np.inf), kind="stable")
-    return [(int(row), int(confident[row])) for row in rows[order]]
+    doubted = probabilities.argmax(axis=1) != labels
+    told = {int(row): int(confident[row]) for row in np.flatnonzero((confident >= 0) & (confident != labels) & doubted)}
+    wanted = np.rint(estimated_joint(labels, probabilities) * len(labels)).astype(int)
+    for i, j in np.argwhere(wanted > 0):
+        rows = np.flatnonzero((labels == i) & doubted)
+        margin = probabilities[rows, j] - probabilities[rows, i]
+        rows = rows[np.argsort(-margin, kind="stable")]
+        missing = int(wanted[i, j]) - sum(told.get(int(row)) == j for row in rows)
+        open_ = [int(row) for row in rows if int(row) not in told and probabilities[row].argmax() == j]
+        if i != j and missing > 0:
+            told |= dict.fromkeys(open_[:missing], int(j))
+    order = np.array(sorted(told), dtype=np.int64)
+    others = probabilities[order].copy()
+    others[np.arange(len(order)), labels[order]] = -np.inf
+    margin = probabilities[order, labels[order]] - others.max(axis=1, initial=-np.inf)
+    return [(int(row), told[int(row)]) for row in order[np.argsort(margin, kind="stable")]]
 
 
 def _suspect(ground: Ground, probabilities: np.ndarray, row: int, suggested: int) -> dict[str, Any]:

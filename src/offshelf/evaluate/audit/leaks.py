@@ -12,7 +12,8 @@ from offshelf.evaluate.audit.finding import finding, named, several
 from offshelf.evaluate.audit.material import Material
 
 SHOWN = 12
-# A name such as 00001613_000 or p12-3: something, a sign, and a short number. So many share their beginning with others:
+# Names such as 00001613_000 or p12-3: share of those with a number before the last one, least share of those whose
+# beginning others have too, and most pictures with one beginning.
 NUMBERED, SHARING, LARGEST = 0.75, 0.05, 50
 
 

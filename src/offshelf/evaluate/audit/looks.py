@@ -93,7 +93,8 @@ def read_header(data: bytes, picture: torch.Tensor) -> Header:
     table = (getattr(found, "quantization", None) or {}).get(0) if found.format in ("JPEG", "MPO") else None
     depth = data[24] if found.format == "PNG" else WIDE_MODES.get(found.mode, 8)
     kind = "JPEG" if found.format == "MPO" else str(found.format)  # a JPEG with further pictures behind the first
-    return Header(*found.size, kind, found.mode, depth, float(np.mean(table)) if table else 0.0, len(data))
+    width, height = found.size
+    return Header(width, height, kind, found.mode, depth, float(np.mean(table)) if table else 0.0, len(data))
 
 
 def _grey(picture: torch.Tensor) -> torch.Tensor:

@@ -96,7 +96,7 @@ def gather(
         first = next(iter(errors.values()))
         raise DataError(f"{source}: none of {len(dataset)} pictures can be read; the first: {first}")
     kept = dataset.select(good)
-    readable = Samples(as_samples(kept).dataset)
+    readable = as_samples(kept)
     features = extractor.pool(found.features[good])
     check_finite(features[:, None], readable, extractor)
     several = "labels" in dataset.column_names

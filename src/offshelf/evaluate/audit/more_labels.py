@@ -33,15 +33,16 @@ def more_labels(ground: Ground | str) -> dict[str, Any]:
 
     Fixed beforehand: not judged when fewer than three shares can be drawn, when the error is below 0.005 already, when
     the curve is not above chance at its end, or when the interval of the gain is wider than 0.2. This check is "fine"
-    otherwise: it raises nothing, it informs. Not judged either when fewer than three shares up to one half can be drawn. Of more than 4,000 pictures a stratified part is taken, and the gain is
-    that of twice the part.
+    otherwise: it raises nothing, it informs. Nor is it judged when fewer than three shares up to one half can be drawn.
+    Of more than 4,000 pictures a stratified part is taken, and the gain is that of twice the part.
     """
     key, title = "more_labels", "More labels"
     if isinstance(ground, str):
         return not_judged(key, title, ground)
     ground = ground.limited(MOST)
     features = ground.material.features[ground.rows]
-    points, drawn = [], []
+    points: list[dict[str, Any]] = []
+    drawn = []
     for share in SHARES:
         try:
             found = [_attempt(ground, features, share, seed) for seed in range(SEEDS)]
@@ -52,7 +53,12 @@ def more_labels(ground: Ground | str) -> dict[str, Any]:
         cell = metric_cell(float(scores.mean()), replicates, len(ground.rows), undefined_share=0.0)
         points.append({"share": share, "n": round(n), "score": cell})
         drawn.append(replicates)
-    about = {"points": points, "chance": ground.chance, "n": len(ground.rows), "metric": "balanced_accuracy"}
+    about: dict[str, Any] = {
+        "points": points,
+        "chance": ground.chance,
+        "n": len(ground.rows),
+        "metric": "balanced_accuracy",
+    }
     if len(points) < FEWEST_POINTS:
         return not_judged(key, title, "there are too few pictures to draw smaller parts of them.", **about)
     last = points[-1]["score"]
@@ -78,8 +84,8 @@ def more_labels(ground: Ground | str) -> dict[str, Any]:
     sentence = (
         f"Doubling the labels from {points[-1]['n']:,} to {2 * points[-1]['n']:,}: about {gain['value']:+.3f} "
         f"[{gain['low']:+.3f}, {gain['high']:+.3f}] in balanced accuracy, now {last['value']:.3f}. Extrapolated from "
-        f"{several(len(points), 'point')} of a power law with a linear head (from half the labels it missed the whole by "
-        f"{missed:+.3f}, which the interval holds); another head may gain more or less."
+        f"{several(len(points), 'point')} of a power law with a linear head (from half the labels it missed the "
+        f"whole by {missed:+.3f}, which the interval holds); another head may gain more or less."
     )
     if gain["low"] > 0.01:
         sentence += " More labels are worth their cost here."

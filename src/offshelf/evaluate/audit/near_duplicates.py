@@ -27,6 +27,7 @@ AGREE, CERTAIN = 0.94, 0.99  # least correlation after overlaying; from CERTAIN 
 UNUSUAL = 0.15  # a copy's disagreement is at most this share of that with ordinary neighbours
 CHROMA = 14.0  # most root mean square difference of colour, in levels of 0 to 255
 SMALLEST, FLATTEST = 24, 2.0  # pixels of the short side, and grey levels of contrast, below which nothing is told
+ALL_PAIRS = 40  # pictures up to which every pair is looked at
 MOST = 6000  # proposals looked at, those that stand out most first
 BLOCK = 1024
 CLUSTERS, MEMBERS = 12, 5  # shown
@@ -66,7 +67,13 @@ def near_duplicates(material: Material, pairs: np.ndarray, compared: int) -> dic
     other = {row for pair in pairs if _differ(material, pair) for row in pair}
     shown = [[material.picture(row) for row in rows[:MEMBERS]] for rows in _telling(material, clusters)[:CLUSTERS]]
     listed = [[material.names[row] for row in rows] for rows in clusters]
-    rows = {"n": n, "compared": compared, "n_pairs": len(pairs), "n_in_clusters": inside, "clusters": listed}
+    rows: dict[str, Any] = {
+        "n": n,
+        "compared": compared,
+        "n_pairs": len(pairs),
+        "n_in_clusters": inside,
+        "clusters": listed,
+    }
     if not clusters:
         sentence = f"No two of {compared:,} pictures are copies of each other, byte for byte or nearly."
         return finding("near_duplicates", title, "fine", sentence, shown=[], **rows)
@@ -124,6 +131,8 @@ def _equal_bytes(keys: list[bytes]) -> np.ndarray:
 def _near(grey: np.ndarray, colour: np.ndarray, features: np.ndarray) -> np.ndarray:
     """Pairs ``(m, 2)`` of rows that are copies."""
     pairs, usual = proposals(descriptors(grey, features))
+    if len(grey) <= ALL_PAIRS:  # a mean over so few says little
+        pairs = np.stack(np.triu_indices(len(grey), 1), axis=1)
     if not len(pairs):
         return pairs
     chroma = colour.astype(np.float32)

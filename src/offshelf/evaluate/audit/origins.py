@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -88,8 +89,8 @@ def _todo(level: str) -> str:
     if level == "fine":
         return ""
     return (
-        "Find out where the pictures of each class were taken. Compare classes within one origin, add pictures of every "
-        "class from every origin, and name the origin in a column (--source-column)."
+        "Find out where the pictures of each class were taken. Compare classes within one origin, add pictures of "
+        "every class from every origin, and name the origin in a column (--source-column)."
     )
 
 
@@ -190,7 +191,7 @@ def _named_by_class(material: Material, ground: Ground) -> bool:
     return True
 
 
-def tabulated(values: list[str | None], ground: Ground) -> list[dict[str, Any]]:
+def tabulated(values: Sequence[str | None], ground: Ground) -> list[dict[str, Any]]:
     """Origin by class: ``{"value", "counts": one a class}``, the commonest first; at most 20, the rest as one."""
     counts: dict[str, np.ndarray] = {}
     for value, label in zip(values, ground.labels):

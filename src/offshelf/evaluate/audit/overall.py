@@ -38,6 +38,10 @@ def overall(checks: list[dict[str, Any]]) -> dict[str, Any]:
         "warning": "Nothing here makes a score worthless, but look at {n} {warnings} first.",
         "fine": "Nothing was found that would make a score on this data worthless.",
     }[level]
+    names = {
+        level: ", ".join(check["title"].lower() for check in raised if check["level"] == level)
+        for level in ("alarm", "warning")
+    }
     verdict = [
         opening.format(
             n=counts[level],
@@ -45,6 +49,7 @@ def overall(checks: list[dict[str, Any]]) -> dict[str, Any]:
             warnings="warning" if counts[level] == 1 else "warnings",
         )
     ]
+    verdict += [f"{word}: {names[word.lower()]}." for word in ("Alarm", "Warning") if names[word.lower()]]
     verdict += [f"{check['title']}: {check['sentence']}" for check in raised[:FIRST]]
     if unknown:
         verdict.append(f"Not judged: {', '.join(unknown)}. What was not judged may be wrong.")
