@@ -89,6 +89,9 @@ def test_leaks_across_splits_and_groups(tmp_path: Path) -> None:
     assert told["straddling"] == [{"group": "n5", "splits": {"train": 1, "test": 1}}]
     assert sorted(map(sorted, told["pairs_across_splits"])) == [["p/4.png", "p/40.png"], ["p/43.png", "p/7.png"]]
     assert told["n_across_groups"] == 2
+    assert (told["n_seen"], told["n_tested"]) == (3, 20) and "3 of 20 pictures outside training (15.0%)" in told[
+        "sentence"
+    ]
     # Copies and groups stay together in the folds of every probe.
     units = {name: unit for name, unit in zip(material.names, material.units)}
     assert units["p/4.png"] == units["p/40.png"] and units["p/5.png"] == units["p/50.png"]

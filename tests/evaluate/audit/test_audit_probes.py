@@ -82,7 +82,7 @@ def test_size_by_class_is_a_fingerprint(tmp_path: Path) -> None:
 
     told = _fingerprints(write(tmp_path / "pictures", 60, change=size))
     assert told["level"] == "alarm" and told["levels"]["file"] == "alarm" and told["levels"]["light"] != "alarm"
-    assert told["rows"][0]["trait"] in ("width", "aspect")
+    assert told["rows"][0]["trait"] in ("width", "aspect ratio")
     # Bars and discs share their sizes, rings are apart: two thirds are told.
     assert told["file"]["value"] == pytest.approx(2 / 3, abs=0.1)
     assert told["ranges"]["sizes"] == 6

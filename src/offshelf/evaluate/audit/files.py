@@ -13,14 +13,14 @@ from offshelf.evaluate.audit.finding import finding, named, several
 from offshelf.evaluate.audit.material import Material
 from offshelf.evaluate.audit.near_duplicates import clusters_of
 
-UNREADABLE, CONFLICTING = 0.01, 0.01  # shares of the pictures; from here on it is an alarm
+MANY = 0.01  # share of the pictures; from here on it is an alarm
 
 
 def files(material: Material, pairs: np.ndarray) -> dict[str, Any]:
     """Judge files that cannot be read and pictures that are exactly equal.
 
-    Fixed beforehand: alarm when an equal picture stands in two splits, or when at least 1 % of the pictures cannot be
-    read or stand under two labels; warning when anything else is unreadable or there twice; fine otherwise.
+    Fixed beforehand: alarm when at least 1 % of the pictures cannot be read, stand under two labels, or stand in two
+    splits; warning when anything is unreadable or there twice; fine otherwise.
 
     Parameters
     ----------
@@ -52,8 +52,8 @@ def files(material: Material, pairs: np.ndarray) -> dict[str, Any]:
         todo.append("Settle the label of equal pictures that have two.")
     if groups:
         said.append(f"{several(len(groups), 'of them stands', 'of them stand')} in more than one group.")
-    many = sum(len(one["paths"]) for one in conflicting)
-    alarm = bool(across) or len(bad) >= UNREADABLE * n or (many > 0 and many >= CONFLICTING * n)
+    counts = [len(bad), *(sum(len(one["paths"]) for one in rows) for rows in (conflicting, across))]
+    alarm = any(count > 0 and count >= MANY * n for count in counts)
     level = ("alarm" if alarm else "warning") if bad or rows else "fine"
     return finding(
         "files", "Files", level, " ".join(said), " ".join(todo), n=n, unreadable=bad, equal=rows,

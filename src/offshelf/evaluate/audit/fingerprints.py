@@ -19,7 +19,7 @@ from offshelf.evaluate.audit.looks import SIDE, Looks
 FILE = {
     "width": "width",
     "height": "height",
-    "aspect": "aspect",
+    "aspect": "aspect ratio",
     "format": "format",
     "mode": "colour mode",
     "bit_depth": "bit depth",
@@ -85,8 +85,8 @@ def fingerprints(looks: Looks, ground: Ground | str) -> dict[str, Any]:
             f"{first['trait']} ({bounds(first['score'])} by itself)."
         )
         todo = (
-            f"Find out why {first['trait']} differs by class, and make it alike before training (one size, one format, "
-            "one way of export), or collect all classes from the same places."
+            f"Find out why the {first['trait']} differs by class, and make it alike before training (one size, one "
+            "format, one way of export), or collect all classes from the same places."
         )
     return finding(
         key, title, level, sentence, todo, file=scores["file"], light=scores["light"], levels=levels,

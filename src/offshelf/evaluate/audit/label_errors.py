@@ -106,8 +106,8 @@ def suspected(labels: np.ndarray, probabilities: np.ndarray) -> list[tuple[int, 
     """Rows that are likely mislabelled, with the class they are likely of, ranked by normalised margin.
 
     The rows off the diagonal of the confident joint, and where these are fewer than the estimated joint says of given
-    label i and true label j, further rows labelled i with the largest margin of j over i ("prune by noise rate", section
-    3.2 of the paper). A row whose given label is its most probable class is never among them. They are ranked by the
+    label i and true label j, further rows labelled i with the largest margin of j over i ("prune by noise rate", the
+    paper's section 3.2). A row whose given label is its most probable class is never among them. They are ranked by the
     probability of the given label less that of the most probable other.
     """
     confident = confident_class(labels, probabilities)

@@ -12,6 +12,7 @@ from offshelf.evaluate.audit.finding import finding, named, several
 from offshelf.evaluate.audit.material import Material
 
 SHOWN = 12
+SEEN = 0.01  # share of the pictures outside training that training has seen; from here on it is an alarm
 # Names such as 00001613_000 or p12-3: share of those with a number before the last one, least share of those whose
 # beginning others have too, and most pictures with one beginning.
 NUMBERED, SHARING, LARGEST = 0.75, 0.05, 50
@@ -20,10 +21,11 @@ NUMBERED, SHARING, LARGEST = 0.75, 0.05, 50
 def leaks(material: Material, pairs: np.ndarray) -> dict[str, Any]:
     """Judge whether the test part of a split, or of a fold, has been seen in training.
 
-    Fixed beforehand: alarm when a group stands in two splits, or copies do; warning when copies span two groups (then
-    the groups are not what must stay together), when every picture of a class is of one group, or when there is no
-    group column and the file names look like several pictures of one subject (at least 75 % end in a sign and a number,
-    and at least 5 % share what stands before it with others, not more than 50 each); fine otherwise.
+    Fixed beforehand: alarm when at least 1 % of the pictures outside training share their group, or a copy, with one in
+    training; warning when fewer do, when a group or a pair of copies stands in two splits otherwise, when copies span
+    two groups (then the groups are not what must stay together), when every picture of a class is of one group, or when
+    there is no group column and the file names look like several pictures of one subject (at least 75 % end in a sign
+    and a number, and at least 5 % share what stands before it with others, not more than 50 each); fine otherwise.
 
     Parameters
     ----------
@@ -61,13 +63,18 @@ def leaks(material: Material, pairs: np.ndarray) -> dict[str, Any]:
         todo.append("If these are subjects, put them into a table and name the column with --group-column.")
     if not said:
         said.append(_all_well(material))
-    alarm = bool(straddling) or len(across_splits) > 0
+    seen, tested = _seen(material, across_splits)
+    if seen:
+        said.append(
+            f"In all {seen:,} of {tested:,} pictures outside training ({seen / tested:.1%}) have been seen there."
+        )
+    alarm = seen > 0 and seen >= SEEN * tested
     level = "alarm" if alarm else "warning" if todo else "fine"
     shown = [[material.picture(int(row)) for row in pair] for pair in [*across_splits, *across_groups][:SHOWN]]
     return finding(
-        "leaks", "Groups and splits", level, " ".join(said), " ".join(todo), straddling=straddling,
-        n_across_splits=len(across_splits), n_across_groups=len(across_groups), single_group_classes=single,
-        guessed_groups=guessed, n_groups=_count(material.groups), shown=shown,
+        "leaks", "Groups and splits", level, " ".join(said), " ".join(todo), straddling=straddling, n_seen=seen,
+        n_tested=tested, n_across_splits=len(across_splits), n_across_groups=len(across_groups),
+        single_group_classes=single, guessed_groups=guessed, n_groups=_count(material.groups), shown=shown,
         pairs_across_splits=[[material.names[row] for row in pair] for pair in across_splits],
     )  # fmt: skip
 
@@ -104,6 +111,20 @@ def _spanning(material: Material, pairs: np.ndarray, column: np.ndarray | None) 
     one, other = column[pairs[:, 0]], column[pairs[:, 1]]
     known = np.array([a is not None and b is not None and a != b for a, b in zip(one, other)], dtype=bool)
     return pairs[known]
+
+
+def _seen(material: Material, across: np.ndarray) -> tuple[int, int]:
+    """How many pictures outside training share a group or a copy with one inside, and how many are outside."""
+    if material.splits is None:
+        return 0, 0
+    training = material.splits == "train"
+    seen = np.zeros(len(material), dtype=bool)
+    for pair in across:
+        seen[pair] |= training[pair].any()
+    if material.groups is not None:
+        inside = {group for group in material.groups[training] if group is not None}
+        seen |= np.array([group in inside for group in material.groups], dtype=bool)
+    return int((seen & ~training).sum()), int((~training).sum())
 
 
 def _single_group_classes(material: Material) -> list[str]:

@@ -88,7 +88,7 @@ def more_labels(ground: Ground | str) -> dict[str, Any]:
         f"whole by {missed:+.3f}, which the interval holds); another head may gain more or less."
     )
     if gain["low"] > 0.01:
-        sentence += " More labels are worth their cost here."
+        sentence += " More labels would still help."
     elif gain["high"] < 0.01:
         sentence += " More labels of the same kind would hardly help."
     return finding(key, title, "fine", sentence, **about)

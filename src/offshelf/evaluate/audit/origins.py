@@ -124,7 +124,7 @@ def guesses(
     assert len(known) == len(names)  # readable pictures have one
     found = {
         "name": [name_form(stem) for stem in stems],
-        "prefix": [(re.match(r"[^\W\d_]*", stem) or [""])[0].lower() or "(none)" for stem in stems],
+        "prefix": [(re.match(r"[^\W\d_]*", stem) or [""])[0].lower() or "no letters" for stem in stems],
         "length": [str(len(stem)) for stem in stems],
         "ending": [(re.search(r"\.\w{1,5}$", name) or ["(none)"])[0].lower() for name in last],
         "format": [f"{header.format} {header.mode}" for header in known],

@@ -20,10 +20,10 @@ from offshelf.transfer.deep_features import DeepFeatures
 CENTRE, ALL_BUT_BORDER = 0.6, 0.75  # share of the surface that is blanked
 MOST, SMALL = 2000, 16
 HEAD = "ridge"  # eight times as quick as the logistic head, and as good within the intervals
-CALLED = {
+CALLED = {  # with shares of the surface
     "whole": "whole pictures",
-    "centre": "centre blanked (60 % of the surface)",
-    "border": "border alone (the outer quarter of the surface)",
+    "centre": "centre blanked (60 %)",
+    "border": "border alone (25 %)",
     "coarse": "8 x 8 pixels",
 }
 
