@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from offshelf.evaluate.audit.fingerprints import fingerprints
 from offshelf.evaluate.audit.ground import Ground, ground_of
 from offshelf.evaluate.audit.label_errors import (
     confident_joint,
+    contradicted_when_sure,
     estimated_joint,
     label_errors,
     suspected,
@@ -111,12 +113,38 @@ def test_exchanged_labels_are_named(tmp_path: Path) -> None:
     found = {one["path"] for one in told["suspects"]}
     assert len(found & flipped) / len(flipped) >= FLIPS_RECALL
     assert len(found & flipped) / len(found) >= FLIPS_PRECISION
-    assert told["level"] == "alarm" and told["low"] >= 0.05
+    assert told["level"] == "alarm" and told["sure"]["n"] == 60
     assert told["estimated"] == pytest.approx(24, abs=8)
     kinds = {name: kind for kind, name in enumerate(CLASSES)}
     right = [one["suggested"] == one["path"].split("/")[0] for one in told["suspects"] if one["path"] in flipped]
     assert np.mean(right) > 0.9 and set(kinds) >= {one["label"] for one in told["suspects"]}
     assert told["suspects"][0]["thumbnail"]
+
+
+def test_hard_pictures_are_not_called_wrong(clean: Path) -> None:
+    """Classes that overlap, with labels as they should be; then with one in ten exchanged."""
+    material = material_of(clean)[0]
+    draws = np.random.default_rng(0)
+    n = len(material)
+    centres = 1.8 * np.eye(3)[material.labels]
+    mixed = np.concatenate([centres, np.zeros((n, 2))], axis=1) + draws.normal(size=(n, 5))
+    found = ground_of(replace(material, features=mixed.astype(np.float32)))
+    assert isinstance(found, Ground)
+    told = label_errors(found)
+    assert told["level"] == "fine" and told["share"] > 0.03 and told["score"]["value"] < 0.9
+    wrong = draws.random(n) < 0.12
+    labels = np.where(wrong, (material.labels + draws.integers(1, 3, n)) % 3, material.labels)
+    found = ground_of(replace(material, features=mixed.astype(np.float32), labels=labels))
+    assert isinstance(found, Ground)
+    assert label_errors(found)["level"] == "alarm"
+
+
+def test_what_is_contradicted_among_the_surest_by_hand() -> None:
+    labels, predicted = np.array([0, 1, 0, 1, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 1, 0, 1, 1])
+    p = np.array([0.7, 0.99, 0.98, 0.6, 0.9, 0.8, 0.55, 0.65])
+    told = contradicted_when_sure(labels, predicted, np.stack([p, 1 - p], axis=1))
+    assert told["n"] == 2 and told["value"] == 0.5  # rows 1 and 2, of which 1 is contradicted
+    assert (round(told["low"], 3), round(told["high"], 3)) == (0.095, 0.905)  # Wilson, 1 of 2
 
 
 def test_confident_joint_by_hand() -> None:
