@@ -27,6 +27,14 @@ class Verb(NamedTuple):
 
 
 VERBS = {
+    "audit": Verb(
+        "offshelf.jobs.audit:audit",
+        "Check a data set before anything is trained on it, and say what to mend first.",
+        (
+            "offshelf audit photos/",
+            "offshelf audit patients.csv --group-column patient --source-column hospital",
+        ),
+    ),
     "fit": Verb(
         "offshelf.jobs.fit:fit",
         "Train honest classifiers on frozen features of a folder of pictures, and report on them.",

@@ -7,16 +7,25 @@ report may be made before the seal and made again after it.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from offshelf.engine.files import read_json, write_atomic
-from offshelf.report import content, evaluation, figures, label_curve, leaderboard, pretraining
+from offshelf.report import audit, content, evaluation, figures, label_curve, leaderboard, pretraining
 from offshelf.report.inline_svg import DASHES, MARKERS, SERIES
 from offshelf.report.leaderboard_csv import write_csv
 from offshelf.report.templating import environment, own
+
+PAGES: dict[str, Callable[[dict[str, Any], dict[str, Any], Path], str]] = {
+    "audit": audit.render,
+    "battle": leaderboard.render,
+    "evaluate": evaluation.render,
+    "pretrain": pretraining.render,
+}
+"""Verbs with a page of their own; `fit`, `finetune` and `screen` share one."""
 
 
 def build_report(run_folder: str | os.PathLike[str]) -> Path:
@@ -25,8 +34,8 @@ def build_report(run_folder: str | os.PathLike[str]) -> Path:
     Parameters
     ----------
     run_folder
-        Folder of a run of ``fit``, ``finetune``, ``pretrain``, ``evaluate`` or ``battle`` whose results are written. A
-        battle gets its numbers as ``leaderboard.csv`` too.
+        Folder of a run of a verb that has results, which are written. A battle gets its numbers as ``leaderboard.csv``
+        too.
 
     Returns
     -------
@@ -41,16 +50,13 @@ def build_report(run_folder: str | os.PathLike[str]) -> Path:
     folder = Path(run_folder)
     results, run = read_json(folder / "results.json"), read_json(folder / "run.json")
     verb = results.get("verb") if isinstance(results, dict) else None
-    if verb == "pretrain":
-        return write_atomic(folder / "report.html", pretraining.render(results, run, folder))
+    if verb in PAGES:
+        text = PAGES[verb](results, run, folder)
+    else:
+        text = render(content.prepare(results, run, folder))
     if verb == "battle":
-        text = leaderboard.render(results, run, folder)
         write_csv(results, folder / "leaderboard.csv")
-        return write_atomic(folder / "report.html", text)
-    if verb == "evaluate":
-        return write_atomic(folder / "report.html", evaluation.render(results, run, folder))
-    page = content.prepare(results, run, folder)
-    return write_atomic(folder / "report.html", render(page))
+    return write_atomic(folder / "report.html", text)
 
 
 def render(page: dict[str, Any]) -> str:
