@@ -19,6 +19,7 @@ _WHERE = {
     "OffshelfError": "offshelf.errors",
     "ReproductiveFeatures": "offshelf.transfer.reproductive_features",
     "RetrievalWhitening": "offshelf.transfer.off_the_shelf",
+    "audit": "offshelf.jobs.audit",
     "battle": "offshelf.jobs.battle",
     "demo": "offshelf.jobs.demo",
     "evaluate": "offshelf.jobs.evaluate",

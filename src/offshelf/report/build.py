@@ -19,13 +19,19 @@ from offshelf.report.inline_svg import DASHES, MARKERS, SERIES
 from offshelf.report.leaderboard_csv import write_csv
 from offshelf.report.templating import environment, own
 
+
+def _study(results: dict[str, Any], run: dict[str, Any], folder: Path) -> str:
+    """The page that `fit`, `finetune` and `screen` share."""
+    return render(content.prepare(results, run, folder))
+
+
 PAGES: dict[str, Callable[[dict[str, Any], dict[str, Any], Path], str]] = {
     "audit": audit.render,
     "battle": leaderboard.render,
     "evaluate": evaluation.render,
     "pretrain": pretraining.render,
 }
-"""Verbs with a page of their own; `fit`, `finetune` and `screen` share one."""
+"""Verbs with a page of their own."""
 
 
 def build_report(run_folder: str | os.PathLike[str]) -> Path:
@@ -50,10 +56,7 @@ def build_report(run_folder: str | os.PathLike[str]) -> Path:
     folder = Path(run_folder)
     results, run = read_json(folder / "results.json"), read_json(folder / "run.json")
     verb = results.get("verb") if isinstance(results, dict) else None
-    if verb in PAGES:
-        text = PAGES[verb](results, run, folder)
-    else:
-        text = render(content.prepare(results, run, folder))
+    text = PAGES.get(str(verb), _study)(results, run, folder)
     if verb == "battle":
         write_csv(results, folder / "leaderboard.csv")
     return write_atomic(folder / "report.html", text)
