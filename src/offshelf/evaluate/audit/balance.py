@@ -16,7 +16,7 @@ FEW, IMBALANCED, SHIFTED = 20, 20.0, 0.1
 def balance(material: Material) -> dict[str, Any]:
     """Judge the number of pictures of each class.
 
-    Fixed beforehand: alarm when there is one class only, or a class has fewer than two independent pictures (groups and
+    The rule: alarm when there is one class only, or a class has fewer than two independent pictures (groups and
     copies counted once), so that it cannot be trained on and tested; warning when a class has fewer than 5 of them (one
     a fold) or fewer than 20 pictures, when the commonest class is at least 20 times as frequent as the rarest, when a
     class is missing from a split, or when its share differs by at least 0.1 between training and test; fine otherwise.

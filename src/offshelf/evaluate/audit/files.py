@@ -19,7 +19,7 @@ MANY = 0.01  # share of the pictures; from here on it is an alarm
 def files(material: Material, pairs: np.ndarray) -> dict[str, Any]:
     """Judge files that cannot be read and pictures that are exactly equal.
 
-    Fixed beforehand: alarm when at least 1 % of the pictures cannot be read, stand under two labels, or stand in two
+    The rule: alarm when at least 1 % of the pictures cannot be read, stand under two labels, or stand in two
     splits; warning when anything is unreadable or there twice; fine otherwise.
 
     Parameters

@@ -45,7 +45,7 @@ def fingerprints(looks: Looks, ground: Ground | str) -> dict[str, Any]:
     A decision tree (depth 4, five rows a leaf, classes weighted alike) on the numbers of the file (width, height,
     aspect, format, colour mode, bit depth, JPEG quantisation), and another on those of the light (bytes a pixel,
     brightness, contrast, brightness of the outer sixteenth), each cross-validated with units whole; then a tree on each
-    number alone. Fixed beforehand, with excess = (balanced accuracy - chance) / (1 - chance), and only where the lower
+    number alone. The rule, with excess = (balanced accuracy - chance) / (1 - chance), and only where the lower
     bound is above chance: the file alarms from an excess of 0.3 on and warns from 0.05; the light, which may rightly
     differ by class, alarms from 0.75 on and warns from 0.5. Otherwise fine.
     """

@@ -28,7 +28,7 @@ def label_errors(ground: Ground | str) -> dict[str, Any]:
     estimate of the calibrated confident joint (eq. 3). It takes hard pictures for wrong ones, so the level hangs on
     those that are not hard: the share of labels contradicted among the quarter of the pictures of which the probe is
     surest. (On three real sets that share was 0.000 to 0.007 as they were and 0.028 to 0.122 with 3 % and 10 % of the
-    labels exchanged, where confident learning said 0.008 to 0.123 and 0.036 to 0.223.) Fixed beforehand: alarm when it
+    labels exchanged, where confident learning said 0.008 to 0.123 and 0.036 to 0.223.) The rule: alarm when it
     is at least 5 % with a lower bound (Wilson) of at least 2.5 %; warning when it is at least 1 %; fine otherwise. Not
     judged when the probe goes less than 0.6 of the way from chance to certainty; the pictures that it contradicts with
     confidence are named all the same, unless it is no better than chance.

@@ -21,7 +21,7 @@ NUMBERED, SHARING, LARGEST = 0.75, 0.05, 50
 def leaks(material: Material, pairs: np.ndarray) -> dict[str, Any]:
     """Judge whether the test part of a split, or of a fold, has been seen in training.
 
-    Fixed beforehand: alarm when at least 1 % of the pictures outside training share their group, or a copy, with one in
+    The rule: alarm when at least 1 % of the pictures outside training share their group, or a copy, with one in
     training; warning when fewer do, when a group or a pair of copies stands in two splits otherwise, when copies span
     two groups (then the groups are not what must stay together), when every picture of a class is of one group, or when
     there is no group column and the file names look like several pictures of one subject (at least 75 % end in a sign

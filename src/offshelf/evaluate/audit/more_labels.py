@@ -31,7 +31,7 @@ HEAD = "ridge"  # the quickest of the linear heads
 def more_labels(ground: Ground | str) -> dict[str, Any]:
     """Say what twice as many labels would bring, with an interval over seeds and test units.
 
-    Fixed beforehand: not judged when fewer than three shares can be drawn, when the error is below 0.005 already, when
+    The rule: not judged when fewer than three shares can be drawn, when the error is below 0.005 already, when
     the curve is not above chance at its end, or when the interval of the gain is wider than 0.2. This check is "fine"
     otherwise: it raises nothing, it informs. Nor is it judged when fewer than three shares up to one half can be drawn.
     Of more than 4,000 pictures a stratified part is taken, and the gain is that of twice the part.

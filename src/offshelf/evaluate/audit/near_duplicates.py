@@ -52,7 +52,7 @@ def find_copies(material: Material) -> tuple[np.ndarray, int]:
 def near_duplicates(material: Material, pairs: np.ndarray, compared: int) -> dict[str, Any]:
     """Judge how much of the data set is copies.
 
-    Fixed beforehand: alarm when at least 10 % of the pictures have a copy (byte for byte or nearly), or at least 1 %
+    The rule: alarm when at least 10 % of the pictures have a copy (byte for byte or nearly), or at least 1 %
     have one under another label; warning when there is any; fine when there is none. Not judged when no picture is
     large enough (24 pixels) to tell a copy from a likeness.
     """

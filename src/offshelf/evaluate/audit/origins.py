@@ -38,7 +38,7 @@ def origins(material: Material, ground: Ground | str) -> dict[str, Any]:
 
     With a source column (or, for want of one, groups) this is `offshelf.evaluate.source_probe`, with its levels.
     Without a source column each guess with 2 to 20 values of at least five pictures, which cover 90 % of the pictures,
-    is held against the class. Fixed beforehand: a guess counts when Cramér's V is at least 0.3 at p < 0.01, unless at
+    is held against the class. The rule: a guess counts when Cramér's V is at least 0.3 at p < 0.01, unless at
     least 90 % of the files of every class carry that class's name (then it is the class that named them). It is an
     alarm when some class has at least 90 % of its pictures under values of which it holds at least 90 %, while two
     other classes share a value, or when `source_probe` alarms on it; a warning otherwise. Fine when no guess counts;

@@ -31,7 +31,7 @@ CALLED = {  # with shares of the surface
 def shortcuts(ground: Ground | str) -> dict[str, Any]:
     """Judge how much of a probe's lead over chance is there without the subject.
 
-    Fixed beforehand: blanked centre and border follow `blank_centre_control` (alarm when the lower bound is above
+    The rule: blanked centre and border follow `blank_centre_control` (alarm when the lower bound is above
     chance and at least half of the lead over chance is kept), but an alarm whose lower bound keeps less than half is a
     warning. 8 x 8 pixels hold colour and layout, which may rightly
     tell the class; they warn, never alarm, when at least half of the lead is kept. The worst
