@@ -54,7 +54,7 @@ def test_imports_point_down() -> None:
 
 
 def test_verbs_and_engine_import_nothing_heavy_at_the_top() -> None:
-    heavy = {"torch", "sklearn", "datasets", "timm", "pandas", "matplotlib", "skops"}
+    heavy = {"torch", "sklearn", "datasets", "timm", "pandas", "matplotlib", "skops", "ray"}
     torch_itself = {"collective.py"}  # functions with gradients and layers; loaded by what trains
     engine = [path for path in (PACKAGE / "engine").glob("*.py") if path.name not in torch_itself]
     light = [*(PACKAGE / "jobs").glob("*.py"), *engine]
