@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from offshelf.engine.work import cores
+from offshelf.engine.job import cores
 from offshelf.errors import RunError, UsageError
 
 ANSWER_SECONDS = 5.0  # for a machine to take a connection

@@ -24,8 +24,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from offshelf.engine.job import PRELOAD, Finished, Job, died, held, keep, limit_threads, perform
 from offshelf.engine.store import ResultStore
-from offshelf.engine.work import PRELOAD, Finished, Job, died, held, keep, limit_threads, perform
 from offshelf.errors import RunError
 
 READY = "ready"

@@ -15,8 +15,8 @@ from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from offshelf.engine.job import Finished, Job, died
 from offshelf.engine.ray_cluster import import_ray, node_cpus, room, same_everywhere, session
-from offshelf.engine.work import Finished, Job, died
 from offshelf.errors import RunError
 
 LOOK_SECONDS = 30.0  # between two looks at whether any node could still run what waits
@@ -84,7 +84,7 @@ def _task() -> Callable[..., Any]:
         sys.path.extend(path for path in paths if path not in sys.path)
         if os.path.isdir(folder):  # noqa: PTH112 (relative paths mean what they mean to the driver)
             os.chdir(folder)
-        from offshelf.engine.work import Job, limit_threads, perform
+        from offshelf.engine.job import Job, limit_threads, perform
 
         limit_threads(threads)
         done = perform(Job(**job), attempt)

@@ -10,7 +10,7 @@ import numpy as np
 
 from offshelf.data.columns import class_names
 from offshelf.data.summary import summarise
-from offshelf.engine.work import cores
+from offshelf.engine.job import cores
 from offshelf.evaluate.battle.account import (
     apples_result,
     correlation_result,
