@@ -440,7 +440,10 @@ def test_training_learns_all_tasks_and_their_weights_and_the_export_is_plain(tmp
     assert backbone.state_dict().keys() == fresh.state_dict().keys()
     again = load_backbone(str(save_backbone(backbone, tmp_path / "net", model_args=SMALL)))
     x = torch.randn(2, 3, 32, 32)
-    assert torch.equal(again(x), backbone.eval()(x))
+    learnt, loaded = backbone.state_dict(), again.state_dict()
+    assert all(torch.equal(learnt[name], loaded[name]) for name in learnt)
+    # equal weights at other places in memory may be multiplied by other kernels, which round otherwise
+    torch.testing.assert_close(again(x), backbone.eval()(x), rtol=1e-5, atol=1e-5)
 
 
 def test_fine_tuning_keeps_both_tokens_and_averages_their_logits(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
@@ -10,6 +11,8 @@ from offshelf.engine.console import Console
 from offshelf.errors import UsageError
 from offshelf.jobs.common import Common, CommonOptions
 from offshelf.methods import METHODS, Method, get
+
+SHORTEST_CLAUSE = 16  # letters; shorter ones say too little to be searched
 
 
 @dataclass
@@ -74,20 +77,26 @@ def verdict(slug: str) -> dict[str, Any] | None:
 def nearest(words: str) -> tuple[list[Method], str]:
     """Entries by nearness of meaning to ``words``, and how that was judged.
 
-    With the extra ``search``, by the cosine of sentence embeddings of our own summaries; without it by shared word
-    stems, and the answer says so.
+    With the extra ``search``, by the cosines of sentence embeddings: that of our whole summary plus that of its nearest
+    clause, since a short question is seldom like a long text. Without it by shared word stems, and the answer says so.
     """
     entries = list(METHODS.values())
     texts = [f"{m.slug}. {m.title}. {m.purpose} {m.claim}" for m in entries]
     try:
-        scores, how = _by_meaning(texts, words), "meaning (sentence embeddings)"
+        scores, how = _by_meaning(texts, [_clauses(m) for m in entries], words), "meaning (sentence embeddings)"
     except ImportError:
         scores, how = _by_words(texts, words), "shared words; pip install 'offshelf[search]' to search by meaning"
     order = sorted(range(len(entries)), key=lambda i: (-scores[i], entries[i].slug))
     return [entries[i] for i in order[:10]], how
 
 
-def _by_meaning(texts: list[str], words: str) -> list[float]:
+def _clauses(method: Method) -> list[str]:
+    """The title, and the parts of purpose and claim that say one thing each."""
+    parts = re.split(r"[.;:]| or | and ", f"{method.purpose} {method.claim}")
+    return [method.title, *[part.strip() for part in parts if len(part.strip()) >= SHORTEST_CLAUSE]]
+
+
+def _by_meaning(texts: list[str], clauses: list[list[str]], words: str) -> list[float]:
     import os
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the encoder lies in its package; nothing is looked up
@@ -95,8 +104,14 @@ def _by_meaning(texts: list[str], words: str) -> list[float]:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    vectors = load_model(device="cpu").encode([*texts, words], normalize_embeddings=True)
-    return [float(score) for score in vectors[:-1] @ vectors[-1]]
+    flat = [clause for own in clauses for clause in own]
+    vectors = load_model(device="cpu").encode([*texts, *flat, words], normalize_embeddings=True)
+    cosines = [float(cosine) for cosine in vectors[:-1] @ vectors[-1]]
+    scores, place = [], len(texts)
+    for whole, own in zip(cosines, clauses):
+        scores.append(whole + max(cosines[place : place + len(own)]))
+        place += len(own)
+    return scores
 
 
 def _by_words(texts: list[str], words: str) -> list[float]:
