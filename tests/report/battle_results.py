@@ -93,7 +93,6 @@ def settings(number: int) -> list[dict[str, Any]]:
                 "n": 862 + 37 * i,
                 "units": 862 + 37 * i if i % 3 else 120 + i,
                 "seeds": [0, 1, 2],
-                "floor": 0.31 if task == "classification" else None,
             }
         )
     return found

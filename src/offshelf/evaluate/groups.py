@@ -52,3 +52,27 @@ def group_codes(groups: Sequence[Any] | np.ndarray | None, n: int) -> np.ndarray
 def count_groups(codes: np.ndarray, chosen: np.ndarray | None = None) -> int:
     """Number of different groups among the ``chosen`` rows (boolean mask; all rows by default)."""
     return int(np.unique(codes if chosen is None else codes[chosen]).size)
+
+
+def equal_pairs(keys: Sequence[bytes]) -> np.ndarray:
+    """Pairs ``(m, 2)`` that join each row to the first one with the same key."""
+    first: dict[bytes, int] = {}
+    found = [(first[key], row) for row, key in enumerate(keys) if first.setdefault(key, row) != row]
+    return np.array(found, dtype=np.int64).reshape(-1, 2)
+
+
+def united(n: int, groups: np.ndarray | None, pairs: np.ndarray) -> np.ndarray:
+    """Units ``(n,)`` 0, 1, ...: rows of one group, and rows joined by ``pairs (m, 2)``, belong together."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    first, second = [np.asarray(pairs).reshape(-1, 2)[:, k].astype(np.int64) for k in (0, 1)]
+    if groups is not None:
+        named = np.array([not is_missing(value) for value in groups], dtype=bool)
+        rows = np.flatnonzero(named)
+        _, codes = np.unique(groups[rows].astype(str), return_inverse=True)
+        holder = np.full(codes.max() + 1 if len(codes) else 0, -1)
+        holder[codes[::-1]] = rows[::-1]  # the first row of each group
+        first, second = np.concatenate([first, rows]), np.concatenate([second, holder[codes]])
+    graph = coo_array((np.ones(len(first)), (first, second)), shape=(n, n))
+    return connected_components(graph, directed=False)[1].astype(np.int64)

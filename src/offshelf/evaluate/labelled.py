@@ -1,5 +1,4 @@
-"""Newly labelled pictures in the classes of a finished run, matched by name: one label a picture, or a set of valid "
-"ones."""
+"""Newly labelled pictures in the classes of a finished run, matched by name: one label each, or a set of valid ones."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from offshelf.data.columns import class_names
 from offshelf.data.samples import Samples, as_samples
 from offshelf.data.summary import check_groups, summarise
 from offshelf.errors import DataError
+from offshelf.evaluate.groups import equal_pairs, united
 from offshelf.evaluate.label_folds import label_folds
 from offshelf.evaluate.splits import Fold, outer_folds
 from offshelf.transfer.deep_features import DeepFeatures
@@ -169,19 +170,8 @@ def joined(groups: np.ndarray | None, keys: list[bytes]) -> np.ndarray | None:
     """Groups with those joined that share a picture; None when there are neither groups nor equal pictures."""
     if groups is None and len(set(keys)) == len(keys):
         return None
-    parent: dict[Any, Any] = {}
-
-    def find(node: Any) -> Any:
-        while parent.setdefault(node, node) != node:
-            node = parent[node]
-        return node
-
-    for row, key in enumerate(keys):
-        group = ("row", row) if groups is None or groups[row] is None else ("group", groups[row])
-        parent[find(group)] = find(("picture", key))
-    roots = [find(("picture", key)) for key in keys]
-    names = {root: f"g{number}" for number, root in enumerate(dict.fromkeys(roots))}
-    return np.array([names[root] for root in roots], dtype=object)
+    units = united(len(keys), groups, equal_pairs(keys))
+    return np.array([f"g{unit}" for unit in units], dtype=object)
 
 
 def check_finite(values: np.ndarray, samples: Samples, features: DeepFeatures) -> None:

@@ -9,23 +9,14 @@ from typing import Any
 
 from offshelf.engine.console import Console
 from offshelf.jobs.common import Common, CommonOptions
-from offshelf.jobs.recording import conclude, recorded
+from offshelf.jobs.recording import RunResult, conclude, recorded
 
 LEFT_OUT = ("shown", "thumbnail")  # pictures, which are in the report
 
 
 @dataclass
-class Audited:
+class Audited(RunResult):
     """A finished audit: its folder, its results, and where the report is."""
-
-    folder: Path
-    results: dict[str, Any]
-    exit_code: int = 0
-
-    @property
-    def report(self) -> Path:
-        """The page."""
-        return self.folder / "report.html"
 
     def summary(self) -> dict[str, Any]:
         """The findings without the pictures."""

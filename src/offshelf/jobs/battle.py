@@ -11,23 +11,14 @@ from typing import Any, Literal
 from offshelf.engine.console import Console
 from offshelf.errors import UsageError
 from offshelf.jobs.common import Common, CommonOptions, at_least
-from offshelf.jobs.recording import as_recorded, conclude, recorded
+from offshelf.jobs.recording import RunResult, as_recorded, conclude, recorded
 
 TOP = 12  # lines of the table on a terminal
 
 
 @dataclass
-class Battled:
+class Battled(RunResult):
     """A finished battle: its folder and its results."""
-
-    folder: Path
-    results: dict[str, Any]
-    exit_code: int = 0
-
-    @property
-    def report(self) -> Path:
-        """The leaderboard."""
-        return self.folder / "report.html"
 
     def summary(self) -> dict[str, Any]:
         """The numbers, without what only the page needs."""

@@ -11,21 +11,12 @@ from offshelf.engine.console import Console
 from offshelf.engine.runs import Run
 from offshelf.errors import UsageError
 from offshelf.jobs.common import Common, CommonOptions, at_least
-from offshelf.jobs.recording import conclude, recorded
+from offshelf.jobs.recording import RunResult, conclude, recorded
 
 
 @dataclass
-class Evaluated:
+class Evaluated(RunResult):
     """A finished evaluation: its folder and its results."""
-
-    folder: Path
-    results: dict[str, Any]
-    exit_code: int = 0
-
-    @property
-    def report(self) -> Path:
-        """The page."""
-        return self.folder / "report.html"
 
     def summary(self) -> dict[str, Any]:
         """The numbers without the curves."""

@@ -9,24 +9,15 @@ from typing import Any, Literal
 
 from offshelf.engine.console import Console
 from offshelf.jobs.common import Common, CommonOptions, Grid, at_least
-from offshelf.jobs.recording import conclude, recorded
+from offshelf.jobs.recording import RunResult, conclude, recorded
 
 HEADS = ("logistic", "svm-linear", "svm-rbf", "knn")
 REPRODUCTIVE_HEADS = ("slp", "mlp", "svm-rbf")
 
 
 @dataclass
-class Fitted:
+class Fitted(RunResult):
     """A finished run: its folder, its results, and where the report is."""
-
-    folder: Path
-    results: dict[str, Any]
-    exit_code: int = 0
-
-    @property
-    def report(self) -> Path:
-        """The page."""
-        return self.folder / "report.html"
 
     def summary(self) -> dict[str, Any]:
         """The numbers without the pictures."""

@@ -11,22 +11,14 @@ from offshelf.engine.console import Console
 from offshelf.engine.launch import Launch, external, first_process
 from offshelf.errors import UsageError
 from offshelf.jobs.common import Common, CommonOptions, at_least
-from offshelf.jobs.recording import as_recorded, conclude, recorded
+from offshelf.jobs.recording import RunResult, as_recorded, conclude, recorded
 
 
 @dataclass
-class Pretrained:
+class Pretrained(RunResult):
     """A run of pretrain: its folder, which later verbs take as a backbone, and its results."""
 
-    folder: Path
-    results: dict[str, Any]
-    exit_code: int = 0
     speaks: bool = True
-
-    @property
-    def report(self) -> Path:
-        """The page."""
-        return self.folder / "report.html"
 
     def summary(self) -> dict[str, Any]:
         """The numbers without the pictures."""

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,20 @@ from offshelf.engine.runs import Run, new_run_folder
 def as_recorded(arguments: dict[str, Any]) -> dict[str, Any]:
     """Arguments as a run's record holds them: paths as text."""
     return {key: str(value) if isinstance(value, Path) else value for key, value in arguments.items()}
+
+
+@dataclass
+class RunResult:
+    """What a verb that fills a run folder returns; each verb adds its ``summary`` and ``show``."""
+
+    folder: Path
+    results: dict[str, Any]
+    exit_code: int = 0
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.folder / "report.html"
 
 
 @contextmanager

@@ -42,7 +42,6 @@ SET_METRICS = {
     "strict": ("Strict", "first k answers are the k valid labels"),
     "asma": ("ASMA", "mean of variable top-k over the subgroups, each counted alike"),
 }
-PICTURE_METRICS = ("top_1", "real", "variable_top_k", "strict")
 
 
 def render(results: Any, run: Any, folder: Path) -> str:

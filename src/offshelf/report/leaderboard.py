@@ -28,7 +28,6 @@ ABSENT: dict[str, Any] = {
 }  # fmt: skip
 SETTING: dict[str, Any] = {
     "task": "", "protocol": "", "labels": None, "metric": "", "chance": None, "n": None, "units": None, "seeds": [],
-    "floor": None,
 }  # fmt: skip
 WIDE, NARROW, COST = 1296, 328, (380, 330)
 

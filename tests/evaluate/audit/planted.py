@@ -11,8 +11,9 @@ from PIL import Image
 
 from offshelf.data.sources import open_dataset
 from offshelf.engine.console import Console
-from offshelf.evaluate.audit.material import Material, gather, united
+from offshelf.evaluate.audit.material import Material, gather
 from offshelf.evaluate.audit.near_duplicates import find_copies
+from offshelf.evaluate.groups import united
 
 BACKBONE = "test_byobnet.offshelf_finetune_cifar10"
 CLASSES = ("bars", "disc", "rings")

@@ -12,9 +12,9 @@ from PIL import Image
 
 from offshelf.evaluate.audit.files import files
 from offshelf.evaluate.audit.leaks import guessed_groups, leaks
-from offshelf.evaluate.audit.material import united
 from offshelf.evaluate.audit.near_duplicates import find_copies, near_duplicates, proposals
 from offshelf.evaluate.audit.overlay import agreement, overlaid
+from offshelf.evaluate.groups import united
 from tests.evaluate.audit.planted import CHANGES, material_of, scene, write
 
 PRECISION, RECALL = 0.95, 0.9  # of planted copies

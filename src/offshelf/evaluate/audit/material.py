@@ -134,20 +134,3 @@ def _source_column(dataset: Dataset, source: str, wanted: str | None) -> str | N
             f"{source}: no column {wanted!r} for the source{near(wanted, columns) or '.'} It has: {', '.join(columns)}."
         )
     return wanted
-
-
-def united(n: int, groups: np.ndarray | None, pairs: np.ndarray) -> np.ndarray:
-    """Units ``(n,)`` 0, 1, ...: rows of one group, and rows joined by ``pairs (m, 2)``, belong together."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    first, second = [np.asarray(pairs).reshape(-1, 2)[:, k].astype(np.int64) for k in (0, 1)]
-    if groups is not None:
-        named = np.array([value is not None for value in groups])
-        rows = np.flatnonzero(named)
-        _, codes = np.unique(groups[rows].astype(str), return_inverse=True)
-        holder = np.full(codes.max() + 1 if len(codes) else 0, -1)
-        holder[codes[::-1]] = rows[::-1]  # the first row of each group
-        first, second = np.concatenate([first, rows]), np.concatenate([second, holder[codes]])
-    graph = coo_array((np.ones(len(first)), (first, second)), shape=(n, n))
-    return connected_components(graph, directed=False)[1].astype(np.int64)

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 
 from offshelf.evaluate.audit.finding import finding, not_judged, several
-from offshelf.evaluate.audit.material import Material, united
+from offshelf.evaluate.audit.material import Material
 from offshelf.evaluate.audit.overlay import agreement
+from offshelf.evaluate.groups import equal_pairs, united
 
 NEIGHBOURS = 3  # pairs proposed for each picture
 ORDINARY = slice(11, 16)  # ranks of the neighbours that show what likeness is usual here
@@ -43,7 +44,7 @@ def find_copies(material: Material) -> tuple[np.ndarray, int]:
     fit = np.array([header is not None and min(header.width, header.height) >= SMALLEST for header in looks.headers])
     fit &= looks.grey.reshape(len(fit), -1).std(axis=1) >= FLATTEST
     rows = np.flatnonzero(fit)
-    pairs = [_equal_bytes(material.keys)]
+    pairs = [equal_pairs(material.keys)]
     if len(rows) >= 2:
         pairs.append(rows[_near(looks.grey[rows], looks.colour[rows], material.features[rows])])
     return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0), len(rows)
@@ -120,12 +121,6 @@ def _telling(material: Material, clusters: list[list[int]]) -> list[list[int]]:
 def _differ(material: Material, pair: np.ndarray) -> bool:
     one, other = (material.label_texts[row] for row in pair)
     return one is not None and other is not None and one != other
-
-
-def _equal_bytes(keys: list[bytes]) -> np.ndarray:
-    first: dict[bytes, int] = {}
-    found = [(first[key], row) for row, key in enumerate(keys) if first.setdefault(key, row) != row]
-    return np.array(found, dtype=np.int64).reshape(-1, 2)
 
 
 def _near(grey: np.ndarray, colour: np.ndarray, features: np.ndarray) -> np.ndarray:

@@ -21,12 +21,13 @@ from offshelf.evaluate.audit.fingerprints import fingerprints
 from offshelf.evaluate.audit.ground import ground_of
 from offshelf.evaluate.audit.label_errors import label_errors
 from offshelf.evaluate.audit.leaks import leaks
-from offshelf.evaluate.audit.material import Material, gather, united
+from offshelf.evaluate.audit.material import Material, gather
 from offshelf.evaluate.audit.more_labels import more_labels
 from offshelf.evaluate.audit.near_duplicates import find_copies, near_duplicates
 from offshelf.evaluate.audit.origins import origins
 from offshelf.evaluate.audit.overall import overall
 from offshelf.evaluate.audit.shortcuts import shortcuts
+from offshelf.evaluate.groups import united
 
 
 def audit_results(

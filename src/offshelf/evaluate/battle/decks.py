@@ -21,7 +21,7 @@ from offshelf.data.summary import content_keys, label_texts
 from offshelf.errors import DataError, NotApplicable, UsageError
 from offshelf.evaluate.groups import group_codes
 from offshelf.evaluate.label_subsets import LabelBudget, labelled_rows
-from offshelf.evaluate.rows import Rows, text_column, usable_label_rows, usable_rows
+from offshelf.evaluate.rows import Rows, check_finite, text_column, usable_label_rows, usable_rows
 from offshelf.evaluate.splits import Fold
 from offshelf.transfer.deep_features import DeepFeatures
 
@@ -208,19 +208,9 @@ def _entry(place: str, fingerprint: str, backbone: str, input_size: int | None) 
     found = features.extract(deck.dataset)
     usable = usable_label_rows if deck.several_labels else usable_rows
     rows = usable(deck.dataset, deck.place.name, found.errors, found.keys, False)
-    values = features.pool(found.features)[rows.positions]
-    check_features(values, rows, backbone)
-    return Entry(deck, backbone, input_size, rows, values)
-
-
-def check_features(values: np.ndarray, rows: Rows, backbone: str) -> None:
-    """Refuse features that are not numbers, naming the picture."""
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if bad.size:
-        raise DataError(
-            f"{backbone} gives features that are not numbers for {bad.size} of {len(values)} pictures, the first being "
-            f"{rows.samples.name(int(bad[0]))}; mend the weights or leave this backbone out"
-        )
+    values = found.features[rows.positions]
+    check_finite(values, rows.samples, features)
+    return Entry(deck, backbone, input_size, rows, features.pool(values))
 
 
 def shared_classes(decks: Sequence[Deck]) -> dict[str, list[str]]:

@@ -81,7 +81,7 @@ def identity_of(card: BackboneCard) -> list[Any]:
 
 
 def family_of(model: nn.Module) -> str:
-    """ "CNN", "ViT", "hybrid" (attention and more than a stem of convolutions) or "other"."""
+    """The kind of network: "CNN", "ViT", "hybrid" (attention and more than a stem of convolutions) or "other"."""
     attention = any(
         "attention" in type(m).__name__.lower() and "pool" not in type(m).__name__.lower() for m in model.modules()
     )

@@ -12,7 +12,6 @@ import numpy as np
 from offshelf.errors import NotApplicable
 from offshelf.evaluate.battle.decks import Entry
 from offshelf.evaluate.battle.outcome import Outcome, of_rows
-from offshelf.evaluate.groups import group_codes
 from offshelf.evaluate.label_subsets import LabelBudget
 
 QUERIES, EPISODES = 15, 200
@@ -24,7 +23,7 @@ def few_shot(entry: Entry, budget: LabelBudget, seed: int, *, ways: int, shots: 
     tested = entry.tested()
     rows = draw_episodes(
         entry.rows.labels[tested],
-        group_codes(entry.rows.clusters(tested), len(tested)),
+        entry.units(tested),
         ways=ways,
         pictures=shots + QUERIES,
         episodes=EPISODES,

@@ -154,7 +154,7 @@ def _setting(column: Column, measured: Setting | None) -> dict[str, Any]:
         "n": 0,
         "units": 0,
     }
-    return (nothing if measured is None else asdict(measured)) | {"seeds": list(column.seeds), "floor": None}
+    return (nothing if measured is None else asdict(measured)) | {"seeds": list(column.seeds)}
 
 
 def _data_set(deck: Deck) -> dict[str, Any]:
