@@ -18,6 +18,7 @@ from offshelf.backbones.readout import read
 from offshelf.engine.runs import machine
 from offshelf.engine.work import Job
 
+VERSION = "cost/v2"  # the first version counted what a process needs once to the first backbone it was asked about
 BATCH, ROUNDS = 16, 7
 PROCESS = Path("/proc/self")
 
@@ -25,9 +26,9 @@ PROCESS = Path("/proc/self")
 def cost_job(facts: dict[str, Any], input_size: int | None) -> Job:
     """The measurement as a job; its key holds the kind of machine, since elsewhere the numbers are others."""
     spec = {"backbone": facts["path"], "input_size": input_size}
-    said = json.dumps([facts["identity"], input_size, machine(), torch.__version__, BATCH], sort_keys=True)
+    said = json.dumps([VERSION, facts["identity"], input_size, machine(), torch.__version__, BATCH], sort_keys=True)
     key = hashlib.sha256(said.encode()).hexdigest()
-    return Job(key, f"cost of {facts['name']}", f"{__name__}:measure_cost", spec, "cost/v1")
+    return Job(key, f"cost of {facts['name']}", f"{__name__}:measure_cost", spec, VERSION)
 
 
 def measure_cost(*, backbone: str, input_size: int | None) -> dict[str, Any]:
@@ -40,7 +41,21 @@ def measure_cost(*, backbone: str, input_size: int | None) -> dict[str, Any]:
         process's peak rose from before the network was loaded, weights and activations together, in 10^6 bytes; None
         where the system does not tell (elsewhere than on Linux).
     """
+    _passes(backbone, input_size)  # what a process needs once, modules and kernels, is no backbone's cost
     before = _settled()
+    median = sorted(_passes(backbone, input_size)[1:])[ROUNDS // 2]
+    peak = _kilobytes("VmHWM")
+    memory = None if before is None or peak is None else max(0, peak - before) * 1024 / 1e6
+    return {
+        "images_per_second": BATCH / median,
+        "memory_mb": memory,
+        "batch": BATCH,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _passes(backbone: str, input_size: int | None) -> list[float]:
+    """Load the network, and the seconds of each of its forward passes; the first may be slower than the others."""
     model = load_backbone(backbone)
     card = card_of(model)
     side = (input_size, input_size) if input_size else card.input_size
@@ -53,15 +68,7 @@ def measure_cost(*, backbone: str, input_size: int | None) -> dict[str, Any]:
             started = time.perf_counter()
             read(model, pictures)
             seconds.append(time.perf_counter() - started)
-    median = sorted(seconds[1:])[ROUNDS // 2]  # the first pass chooses kernels
-    peak = _kilobytes("VmHWM")
-    memory = None if before is None or peak is None else max(0, peak - before) * 1024 / 1e6
-    return {
-        "images_per_second": BATCH / median,
-        "memory_mb": memory,
-        "batch": BATCH,
-        "threads": torch.get_num_threads(),
-    }
+    return seconds
 
 
 def _settled() -> int | None:
