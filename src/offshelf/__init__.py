@@ -30,6 +30,7 @@ _WHERE = {
     "open_dataset": "offshelf.data.sources",
     "predict": "offshelf.jobs.predict",
     "pretrain": "offshelf.jobs.pretrain",
+    "register_architectures": "offshelf.backbones.architectures",
 }
 
 __all__ = sorted(_WHERE)  # noqa: PLE0605

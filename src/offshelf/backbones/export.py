@@ -2,7 +2,8 @@
 
 The folder holds ``config.json`` (architecture, arguments, ``pretrained_cfg``) and ``model.safetensors``, and loads by
 ``timm.create_model("local-dir:FOLDER", pretrained=True)`` or `load_backbone`. Preprocessing is written inside
-``pretrained_cfg``; at the top of the file timm would not read it.
+``pretrained_cfg``; at the top of the file timm would not read it. An architecture of ours that
+timm lacks needs `offshelf.register_architectures()` before timm alone loads it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from offshelf.backbones.architectures import register_architectures
 from offshelf.backbones.card import BackboneCard
 from offshelf.engine.files import write_json, write_through
 from offshelf.errors import BackboneError, UsageError
@@ -164,6 +166,7 @@ def _check_loads(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> No
     """Build the network from what would be written, and compare names and shapes."""
     import timm
 
+    register_architectures()
     name = config["architecture"]
     with torch.random.fork_rng(devices=[]):
         try:

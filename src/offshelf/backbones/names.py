@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from offshelf.backbones import embedded
+from offshelf.backbones.architectures import register_architectures
 from offshelf.errors import BackboneError, near
 
 Kind = Literal["tag", "random", "embedded", "hub", "folder", "run"]
@@ -45,6 +46,7 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Source:
     """
     from timm.models import get_pretrained_cfg, list_pretrained
 
+    register_architectures()
     text = os.fspath(name_or_path)
     if text.startswith("hf-hub:"):
         repository, _, revision = text.removeprefix("hf-hub:").partition("@")
@@ -100,9 +102,10 @@ def _folder(text: str) -> Source:
 
 
 def architectures() -> list[str]:
-    """Every design timm knows by name, without tags."""
+    """Every design timm knows by name, without tags, ours among them."""
     from timm.models import list_models
 
+    register_architectures()
     return list_models()
 
 
