@@ -188,9 +188,8 @@ METHODS: dict[str, Method] = {
             authors="Wu, Xiao, Codella, Liu, Dai, Yuan, Zhang",
             year=2021,
             paper="arXiv 2103.15808",
-            purpose="A network for pictures of any size: a pyramid of transformer stages with convolutions in place of "
-            "position embeddings, which learns from scratch, gives feature maps of several strides, and takes "
-            "published CvT weights.",
+            purpose="Train a transformer from scratch on pictures of any size: a pyramid with convolutions in place of "
+            "position embeddings, which gives feature maps of several strides and takes published CvT weights.",
             parts=("CvT", "convert_cvt_weights", "cvt_from_transformers"),
             command="offshelf finetune DATA --backbone cvt_tiny.random",
             claim="Trained from scratch on few natural pictures, a convolutional vision transformer without position "
