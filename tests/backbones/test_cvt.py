@@ -11,7 +11,7 @@ from torch import nn
 
 from offshelf.backbones.architectures import register_architectures
 from offshelf.backbones.cvt import CvT
-from offshelf.backbones.cvt_attention import Block, ConvolutionalAttention
+from offshelf.backbones.cvt_stages import Block, ConvolutionalAttention
 from offshelf.backbones.export import save_backbone
 from offshelf.backbones.fold import fold_batch_norms
 from offshelf.backbones.load import load_backbone
@@ -297,6 +297,8 @@ def test_intermediates_agree_with_the_pass_and_stop_early() -> None:
         model.stages[1].register_forward_hook(lambda *_: ran.append(1))
         (first,) = model.forward_intermediates(x, indices=[0], stop_early=True, intermediates_only=True)
         assert torch.equal(first, maps[0]) and not ran
+        early, _ = model.forward_intermediates(x, indices=[1], stop_early=True)
+        torch.testing.assert_close(early, maps[1].flatten(2).transpose(1, 2))
         (last,) = model.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)
         torch.testing.assert_close(last.flatten(2).transpose(1, 2), final[:, 1:])
 
@@ -305,7 +307,9 @@ def test_features_only_gives_the_pyramid() -> None:
     model = timm.create_model("cvt_tiny", features_only=True, out_indices=(0, 1))
     assert model.feature_info.reduction() == [2, 4] and model.feature_info.channels() == [32, 64]
     assert [tuple(part.shape) for part in model(torch.zeros(1, 3, 64, 48))] == [(1, 32, 32, 24), (1, 64, 16, 12)]
-    assert not any(name.startswith("model.stages.2") for name in model.state_dict())
+    assert not any(name.startswith(("model.stages.2", "model.norm")) for name in model.state_dict())
+    whole = timm.create_model("cvt_tiny", features_only=True, feature_cls="getter", out_indices=(2,))
+    assert whole.feature_info.reduction() == [8] and whole(torch.zeros(1, 3, 64, 48))[0].shape == (1, 128, 8, 6)
 
 
 # ---- stochastic depth ------------------------------------------------------------------------------------------------
@@ -466,6 +470,7 @@ def test_half_precision_and_folded_norms_agree() -> None:
         ({"pos_embed": "sine"}, "pos_embed='sine': expected None or 'learned'"),
         ({"qkv_kernel": 2}, "qkv_kernel=2: expected an odd number"),
         ({"class_token": False, "global_pool": "token"}, "there is no class token"),
+        ({"pos_embed": "learned", "pos_embed_size": 0}, "a map of 0 x 0 is too small"),
         ({"global_pool": "max"}, "global_pool='max': expected 'token', 'avg' or ''"),
     ],
 )

@@ -5,7 +5,7 @@ arXiv 2103.15808. The claim: with convolutions in these two places a vision tran
 and needs no position embedding, so that pictures of any size go through unchanged weights.
 
 Each stage makes its tokens by an overlapping, strided convolution (section 3.1) and runs pre-norm blocks of attention
-with a convolutional projection (`offshelf.backbones.cvt_attention`). The last stage has a class token, whose norm the
+with a convolutional projection (`offshelf.backbones.cvt_stages`). The last stage has a class token, whose norm the
 classifier reads.
 
 Departures: where paper and its code differ, the code is followed (logits are scaled by the whole width, not a head's;
@@ -19,83 +19,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import trunc_normal_
-from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs
+from timm.models import build_model_with_cfg, generate_default_cfgs
 from timm.models._features import feature_take_indices
 from torch import nn
 
-from offshelf.backbones.cvt_attention import PROJECTIONS, SCALES, Block
+from offshelf.backbones.cvt_stages import PROJECTIONS, SCALES, Block, ConvolutionalEmbedding, Stage
 from offshelf.backbones.cvt_weights import convert_cvt_weights
 from offshelf.errors import UsageError
-
-
-class ConvolutionalEmbedding(nn.Module):
-    """Tokens from a map: a strided convolution whose windows overlap, then layer norm (equation 1)."""
-
-    def __init__(self, channels: int, dim: int, kernel: int, stride: int, padding: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(channels, dim, kernel, stride, padding)
-        self.norm = nn.LayerNorm(dim)
-
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        """Of the map that comes out: floor((H + 2 p - k) / s) + 1 along each axis."""
-        kernel, stride, padding = (pair[0] for pair in (self.proj.kernel_size, self.proj.stride, self.proj.padding))
-        return tuple((side + 2 * int(padding) - kernel) // stride + 1 for side in (height, width))  # type: ignore
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
-        """``(B, channels, H, W)`` -> tokens ``(B, h w, dim)`` and (h, w)."""
-        size = self.size(*x.shape[-2:])
-        if min(size) < 1:
-            raise UsageError(
-                f"a map of {x.shape[-2]} x {x.shape[-1]} is too small for windows of {self.proj.kernel_size[0]} with a "
-                f"padding of {self.proj.padding[0]}; give larger pictures, or smaller patch_kernels and patch_strides."
-            )
-        return self.norm(self.proj(x).flatten(2).transpose(1, 2)), size
-
-
-class Stage(nn.Module):
-    """Embedding, optional position embedding and class token, and blocks.
-
-    Parameters
-    ----------
-    positions : (h, w) of a learned table of positions, resized to the map where that has another size; None: no table.
-    """
-
-    def __init__(
-        self,
-        embedding: ConvolutionalEmbedding,
-        blocks: Sequence[Block],
-        dim: int,
-        class_token: bool,
-        positions: tuple[int, int] | None,
-    ) -> None:
-        super().__init__()
-        self.patch_embed = embedding
-        self.pos_embed = None if positions is None else nn.Parameter(torch.empty(1, dim, *positions))
-        self.cls_token = nn.Parameter(torch.empty(1, 1, dim)) if class_token else None
-        self.blocks = nn.ModuleList(blocks)
-        self.grad_checkpointing = False
-        for table in (self.pos_embed, self.cls_token):
-            if table is not None:
-                trunc_normal_(table, std=0.02)
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
-        """``(B, channels, H, W)`` -> tokens ``(B, P + h w, dim)``, the class token first where there is one; (h, w)."""
-        x, size = self.patch_embed(x)
-        if self.pos_embed is not None:
-            same = tuple(self.pos_embed.shape[-2:]) == size
-            table = self.pos_embed if same else F.interpolate(self.pos_embed, size, mode="bilinear")
-            x = x + table.flatten(2).transpose(1, 2).to(x.dtype)
-        if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
-        for block in self.blocks:
-            if self.grad_checkpointing:
-                x = checkpoint(block, x, size, use_reentrant=False, context_fn=block.recomputing)
-            else:
-                x = block(x, size)
-        return x, size
 
 
 class CvT(nn.Module):
@@ -177,7 +109,7 @@ class CvT(nn.Module):
                 )
                 for j in range(depths[i])
             ]
-            size = embedding.size(*size)
+            size = embedding.size(*size) if pos_embed else size
             stages.append(Stage(embedding, blocks, dim, class_token and i == last, size if pos_embed else None))
             channels, reduction = dim, reduction * patch_strides[i]
             self.feature_info.append({"num_chs": dim, "reduction": reduction, "module": f"stages.{i}"})
@@ -238,7 +170,7 @@ class CvT(nn.Module):
                 maps.append(self._as_map(self.norm(tokens), size) if norm and i == last else x)
         if intermediates_only:
             return maps
-        return (self.norm(tokens) if tokens.shape[-1] == self.num_features and i == last else tokens), maps
+        return (tokens if stop_early and most < last else self.norm(tokens)), maps
 
     @staticmethod
     def _as_map(tokens: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -263,8 +195,9 @@ class CvT(nn.Module):
     ) -> list[int]:
         """Drop the stages after the last one asked for, and the classifier; returns the stages asked for."""
         taken, most = feature_take_indices(len(self.stages), indices)  # type: ignore[arg-type]
+        cut = most + 1 < len(self.stages)
         self.stages = self.stages[: most + 1]
-        if prune_norm:
+        if prune_norm or cut:  # the norm is the last stage's
             self.norm = nn.Identity()  # type: ignore[assignment]
         if prune_head:
             self.num_classes, self.head = 0, nn.Identity()

@@ -1,23 +1,28 @@
-"""Convolutional projection: queries, keys and values that come from convolutions over the map of tokens.
+"""What a stage of CvT is made of: convolutional tokens, and attention whose queries, keys and values are convolved.
 
-Wu et al. 2021 (CvT, arXiv 2103.15808), section 3.2. Tokens are ``(B, P + h w, C)``: P prefix tokens (a class token, or
-none), then the map row by row. Names of weights are those of the paper's own code.
+Wu et al. 2021 (CvT, arXiv 2103.15808), sections 3.1 and 3.2. Tokens are ``(B, P + h w, C)``: P prefix tokens (a class
+token, or none), then the map row by row. Names of weights are those of the paper's own code.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, get_act_layer
+from timm.layers import DropPath, Mlp, get_act_layer, trunc_normal_
+from timm.models import checkpoint
 from torch import nn
+
+from offshelf.errors import UsageError
 
 PROJECTIONS = ("dw_bn", "avg", "linear")
 SCALES = ("dim", "head")
+
+# ---- blocks ----------------------------------------------------------------------------------------------------------
 
 
 def convolution(dim: int, kernel: int, stride: int, projection: str) -> nn.Module:
@@ -128,3 +133,74 @@ def _statistics_at_rest(module: nn.Module) -> Iterator[None]:
         for norm, (momentum, count) in zip(norms, before):
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(count)
+
+
+# ---- the stage -------------------------------------------------------------------------------------------------------
+
+
+class ConvolutionalEmbedding(nn.Module):
+    """Tokens from a map: a strided convolution whose windows overlap, then layer norm (equation 1)."""
+
+    def __init__(self, channels: int, dim: int, kernel: int, stride: int, padding: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, dim, kernel, stride, padding)
+        self.norm = nn.LayerNorm(dim)
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Of the map that comes out of one of (height, width): floor((H + 2 p - k) / s) + 1 along each axis."""
+        kernel, stride, padding = self.proj.kernel_size[0], self.proj.stride[0], int(self.proj.padding[0])
+        down, right = ((side + 2 * padding - kernel) // stride + 1 for side in (height, width))
+        if min(down, right) < 1:
+            raise UsageError(
+                f"a map of {height} x {width} is too small for windows of {kernel} with a padding of {padding}; give "
+                "larger pictures, or smaller patch_kernels and patch_strides."
+            )
+        return down, right
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        """``(B, channels, H, W)`` -> tokens ``(B, h w, dim)`` and (h, w)."""
+        size = self.size(*x.shape[-2:])
+        return self.norm(self.proj(x).flatten(2).transpose(1, 2)), size
+
+
+class Stage(nn.Module):
+    """Embedding, optional position embedding and class token, and blocks.
+
+    Parameters
+    ----------
+    positions : (h, w) of a learned table of positions, resized to the map where that has another size; None: no table.
+    """
+
+    def __init__(
+        self,
+        embedding: ConvolutionalEmbedding,
+        blocks: Sequence[Block],
+        dim: int,
+        class_token: bool,
+        positions: tuple[int, int] | None,
+    ) -> None:
+        super().__init__()
+        self.patch_embed = embedding
+        self.pos_embed = None if positions is None else nn.Parameter(torch.empty(1, dim, *positions))
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim)) if class_token else None
+        self.blocks = nn.ModuleList(blocks)
+        self.grad_checkpointing = False
+        for table in (self.pos_embed, self.cls_token):
+            if table is not None:
+                trunc_normal_(table, std=0.02)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        """``(B, channels, H, W)`` -> tokens ``(B, P + h w, dim)``, the class token first where there is one; (h, w)."""
+        x, size = self.patch_embed(x)
+        if self.pos_embed is not None:
+            same = tuple(self.pos_embed.shape[-2:]) == size
+            table = self.pos_embed if same else F.interpolate(self.pos_embed, size, mode="bilinear")
+            x = x + table.flatten(2).transpose(1, 2).to(x.dtype)
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+        for block in self.blocks:
+            if self.grad_checkpointing:
+                x = checkpoint(block, x, size, use_reentrant=False, context_fn=block.recomputing)
+            else:
+                x = block(x, size)
+        return x, size
