@@ -21,6 +21,7 @@ _WHERE = {
     "RetrievalWhitening": "offshelf.transfer.off_the_shelf",
     "audit": "offshelf.jobs.audit",
     "battle": "offshelf.jobs.battle",
+    "cvt_from_transformers": "offshelf.backbones.cvt_weights",
     "demo": "offshelf.jobs.demo",
     "evaluate": "offshelf.jobs.evaluate",
     "finetune": "offshelf.jobs.finetune",

@@ -180,6 +180,22 @@ METHODS: dict[str, Method] = {
             "shows a drop of accuracy while accuracies that know the sets of labels do not, and networks trained on "
             "one label a picture name several valid ones.",
         ),
+        Method(
+            slug="cvt",
+            where="offshelf.backbones.cvt:CvT",
+            part="backbones",
+            title="CvT: Introducing Convolutions to Vision Transformers",
+            authors="Wu, Xiao, Codella, Liu, Dai, Yuan, Zhang",
+            year=2021,
+            paper="arXiv 2103.15808",
+            purpose="Train a transformer from scratch on pictures of any size: a pyramid with convolutions in place of "
+            "position embeddings, which gives feature maps of several strides and takes published CvT weights.",
+            parts=("CvT", "convert_cvt_weights", "cvt_from_transformers"),
+            command="offshelf finetune DATA --backbone cvt_tiny.random",
+            claim="Trained from scratch on few natural pictures, a convolutional vision transformer without position "
+            "embedding beats a plain vision transformer of equal parameters, and a position embedding changes its "
+            "accuracy by no more than seed noise.",
+        ),
     )
 }
 

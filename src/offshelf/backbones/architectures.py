@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from importlib import import_module
 
-OURS: dict[str, tuple[str, ...]] = {}
+OURS: dict[str, tuple[str, ...]] = {
+    "cvt": ("cvt_13", "cvt_21", "cvt_w24", "cvt_mini", "cvt_tiny"),
+}
 """Module of ``backbones`` -> the names of its builders."""
 
 
