@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from importlib import import_module
 
-OURS: dict[str, tuple[str, ...]] = {}
+OURS: dict[str, tuple[str, ...]] = {
+    "halonet": (
+        *("halonet_h0", "halonet_h2", "halonet_h3", "halonet_h4", "halonet_h5", "halonet_h6", "halonet_h7"),
+        "halonet_tiny",
+    ),
+}
 """Module of ``backbones`` -> the names of its builders."""
 
 
