@@ -251,7 +251,9 @@ def test_every_weight_learns_in_bfloat16_too(settings: dict[str, Any]) -> None:
     torch.testing.assert_close(rough.float(), exact, rtol=0.1, atol=0.05)
     rough.float().square().sum().backward()
     for name, parameter in layer.named_parameters():
-        assert parameter.grad is not None and torch.isfinite(parameter.grad).all() and parameter.grad.abs().sum() > 0, name
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all() and parameter.grad.abs().sum() > 0, (
+            name
+        )
 
 
 def test_unused_entries_of_the_tables() -> None:

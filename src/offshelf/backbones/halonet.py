@@ -52,9 +52,10 @@ class WideValueBlock(SelfAttnBlock):
         super().__init__(in_chs, out_chs, stride=stride, bottle_ratio=bottle_ratio, layers=layers, **settings)
         width = make_divisible(out_chs * bottle_ratio)  # as timm rounds it
         wide = round(value_ratio * width)
-        self.self_attn = layers.self_attn(width, dim_out=wide, qk_dim=width, stride=stride)
-        self.post_attn = layers.norm_act(wide)
-        self.conv3_1x1 = layers.conv_norm_act(wide, out_chs, 1, apply_act=False)
+        factory = {key: settings[key] for key in ("device", "dtype") if key in settings}
+        self.self_attn = layers.self_attn(width, dim_out=wide, qk_dim=width, stride=stride, **factory)
+        self.post_attn = layers.norm_act(wide, **factory)
+        self.conv3_1x1 = layers.conv_norm_act(wide, out_chs, 1, apply_act=False, **factory)
 
 
 def network(
