@@ -135,7 +135,7 @@ def test_a_block_sees_its_window_and_nothing_else(altered: slice, reached: list[
     other[:, :, altered] += 1.0
     differ = (layer(x) - layer(other)).abs().amax((0, 1, 3))  # by row
     assert torch.nonzero(differ > 1e-4).flatten().tolist() == reached
-    assert differ[[row for row in range(8) if row not in reached]].eq(0).all()
+    assert (differ[[row for row in range(8) if row not in reached]] < 1e-6).all()
 
 
 @torch.no_grad()
@@ -146,7 +146,7 @@ def test_shifting_by_a_block_shifts_the_output_and_shifting_by_a_pixel_does_not(
     inner = (slice(None), slice(None), slice(8, 12), slice(8, 12))  # a block that is inside before and after
     by_block, by_pixel = (layer(x.roll((s, s), (2, 3))).roll((-s, -s), (2, 3)) for s in (4, 1))
     before = (slice(None), slice(None), slice(4, 8), slice(4, 8))
-    assert torch.equal(by_block[before], out[before])
+    torch.testing.assert_close(by_block[before], out[before], rtol=1e-5, atol=1e-6)
     assert float((by_pixel[inner] - out[inner]).abs().max()) > 1.0
 
 
@@ -169,7 +169,7 @@ def test_timms_weights_and_numbers(stride: int) -> None:
     ours = layer_of(seed=3, stride=stride, compat="timm")
     ours.load_state_dict(theirs.state_dict())  # strictly
     x = pictures(8)
-    assert torch.equal(ours(x), theirs(x))
+    torch.testing.assert_close(ours(x), theirs(x))
     true = layer_of(stride=stride)
     torch.nn.init.normal_(ours.pos_embed.height_rel)
     true.load_state_dict(ours.state_dict())
@@ -251,9 +251,8 @@ def test_every_weight_learns_in_bfloat16_too(settings: dict[str, Any]) -> None:
     torch.testing.assert_close(rough.float(), exact, rtol=0.1, atol=0.05)
     rough.float().square().sum().backward()
     for name, parameter in layer.named_parameters():
-        assert parameter.grad is not None and torch.isfinite(parameter.grad).all() and parameter.grad.abs().sum() > 0, (
-            name
-        )
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, name
 
 
 def test_unused_entries_of_the_tables() -> None:

@@ -92,7 +92,8 @@ def test_ours_with_the_settings_of_h1_is_timms_h1() -> None:
     x = torch.randn(1, 3, 256, 256)
     with torch.no_grad():
         out = theirs(x)
-        assert torch.equal(ours(x), out) and float(out.std()) > 1e-3
+        torch.testing.assert_close(ours(x), out)
+        assert float(out.std()) > 1e-3
         with pytest.raises(AssertionError):
             theirs(torch.randn(1, 3, 224, 224))
         assert ours(torch.randn(1, 3, 224, 224)).shape == (1, 7)
@@ -107,10 +108,13 @@ def test_any_picture_size(side: int) -> None:
     sides = [half(side), half(half(side)), half(half(half(side)))]
     assert [tuple(m.shape[1:]) for m in maps] == [(c, s, s) for c, s in zip((64, 128, 256), sides)]
     last, both = model.forward_intermediates(x, indices=1)
-    assert torch.equal(last, model.forward_features(x)) and torch.equal(both[0], maps[2])
+    torch.testing.assert_close(last, model.forward_features(x))
+    torch.testing.assert_close(both[0], maps[2])
     only = timm.create_model("halonet_tiny", features_only=True).eval()
-    only.load_state_dict(model.state_dict(), strict=False)
-    assert all(torch.equal(a, b) for a, b in zip(only(x), maps))
+    renamed = {name.replace("stages.", "stages_"): value for name, value in model.state_dict().items()}
+    assert only.load_state_dict(renamed, strict=False).missing_keys == []
+    for found, expected in zip(only(x), maps, strict=True):
+        torch.testing.assert_close(found, expected)
     assert (only.feature_info.channels(), only.feature_info.reduction()) == ([64, 128, 256], [2, 4, 8])
 
 
@@ -159,9 +163,9 @@ def test_settings_that_do_not_fit(settings: dict[str, Any], words: str) -> None:
 def test_saved_and_loaded_with_its_settings(tmp_path: Path) -> None:
     model, x = tiny(block=2, halo=(0, 1, 2), value_ratio=2.0, output_ratio=1.5), torch.randn(2, 3, 50, 50)
     again = load_backbone(save_backbone(model, tmp_path / "saved"), num_classes=None)
-    assert torch.equal(again(x), model(x))
+    torch.testing.assert_close(again(x), model(x))
     pooled = load_backbone(tmp_path / "saved")
-    assert torch.equal(pooled(x), model.forward_head(model.forward_features(x), pre_logits=True))
+    torch.testing.assert_close(pooled(x), model.forward_head(model.forward_features(x), pre_logits=True))
     assert (pooled.card.width, pooled.head_hidden_size, pooled.card.input_size) == (192, 192, (64, 64))
 
 
@@ -203,15 +207,15 @@ def test_finetuned_at_a_size_that_blocks_do_not_divide(tmp_path: Path) -> None:
     from offshelf.jobs.fit import fit
     from offshelf.jobs.predict import predict
 
-    data = str(write_folder(tmp_path / "data", per_class=20))
+    data = str(write_folder(tmp_path / "data", per_class=14))
     run = finetune(
-        data, backbone="halonet_tiny.random", image_size=26, epochs=6, batch_size=12, learning_rate=1e-2,
+        data, backbone="halonet_tiny.random", image_size=26, epochs=5, batch_size=12, learning_rate=1e-2,
         precision="fp32", out=tmp_path / "run", common=QUIET,
     )  # fmt: skip
     losses = [json.loads(line)["loss"] for line in (run.folder / "metrics.jsonl").read_text().splitlines() if line]
     assert losses[-1] < 0.7 * losses[0]
     assert run.results["arms"][0]["metrics"]["balanced_accuracy"]["value"] > 0.6
-    assert len(predict(run.folder, [data], common=QUIET).table) == 60
+    assert len(predict(run.folder, [data], common=QUIET).table) == 42
     assert load_backbone(run.folder).card.input_size == (26, 26)
     fitted = fit(
         data, backbones=[str(run.folder)], heads=["logistic"], control="none", out=tmp_path / "fit", common=QUIET

@@ -86,9 +86,8 @@ def test_arms_have_the_same_parameters_and_differ_in_the_last_two_stages() -> No
     for arm, halo in (("h0", 0), ("h1", 1), ("h2", 2)):
         stages = claim.network(0, claim.settings_of(arm)).stages
         assert not hasattr(stages[0][0], "self_attn")
-        assert [(stage[0].self_attn.block_size, stage[0].self_attn.halo_size) for stage in stages[1:]] == [
-            (4, halo)
-        ] * 2
+        layers = [stage[0].self_attn for stage in stages[1:]]
+        assert [(layer.block_size, layer.halo_size) for layer in layers] == [(4, halo)] * 2
 
 
 def test_equal_answers_differ_by_nothing() -> None:

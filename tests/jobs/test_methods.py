@@ -31,6 +31,7 @@ def test_search_by_words_ranks_by_the_summaries(monkeypatch: pytest.MonkeyPatch)
     assert entries[0].slug == "off-the-shelf"
     assert "pip install 'offshelf[search]'" in how
     assert nearest("one short description for several tasks")[0][0].slug == "reproductive-features"
+    assert nearest("local self-attention over blocks")[0][0].slug == "halonet"
 
 
 @pytest.mark.slow
@@ -42,6 +43,7 @@ def test_search_by_meaning_needs_no_common_words() -> None:
         nearest("squeeze a long description of each radiograph into a short one")[0][0].slug == "reproductive-features"
     )
     assert how == "meaning (sentence embeddings)"
+    assert nearest("attention inside neighbourhoods instead of convolutions")[0][0].slug == "halonet"
 
 
 def test_a_wrong_name_is_answered_with_near_ones(capsys) -> None:  # type: ignore[no-untyped-def]
