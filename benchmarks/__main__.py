@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: features, memory, probes, training; ``tables`` writes the kept results into the README."""
+"""``python -m benchmarks``: features, memory, probes, training, architectures; ``tables`` puts them into the README."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from benchmarks import architectures as architectures_side
 from benchmarks import features as features_side
 from benchmarks import memory as memory_side
 from benchmarks import probes as probes_side
@@ -138,6 +139,34 @@ def training(
     """
     chosen = parts or training_side.PARTS
     _finish(training_side.measure(size, chosen, rounds, threads, _command(), _say), json)
+
+
+@app.command
+def architectures(
+    *,
+    size: str = "small",
+    parts: list[str] | None = None,
+    rounds: int = 3,
+    threads: int = CORES,
+    json: JsonFile = None,
+) -> None:
+    """Architectures: attention over blocks with a halo against windows and global attention.
+
+    Parameters
+    ----------
+    size
+        toy or small.
+    parts
+        some of halo; all by default.
+    rounds
+        how often all contestants run, in turn.
+    threads
+        threads a process.
+    json
+        keep the result in this file.
+    """
+    chosen = parts or architectures_side.PARTS
+    _finish(architectures_side.measure(size, chosen, rounds, threads, _command(), _say), json)
 
 
 @app.command

@@ -46,9 +46,15 @@ def spread(ratio: dict[str, float]) -> str:
 
 def tables_of(kept: dict[str, Any]) -> list[Table]:
     """The tables of any result."""
-    from benchmarks import features, memory, probes, training
+    from benchmarks import architectures, features, memory, probes, training
 
-    sides = {"features": features, "memory": memory, "probes": probes, "training": training}
+    sides = {
+        "features": features,
+        "memory": memory,
+        "probes": probes,
+        "training": training,
+        "architectures": architectures,
+    }
     return sides[kept["benchmark"]].tables(kept)
 
 

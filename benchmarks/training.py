@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from benchmarks._process import Measured, in_child, in_turn, ratios
-from benchmarks.keeping import Quiet, record
-from benchmarks.tables import Table, number, spread
-from offshelf.errors import UsageError, near
+from benchmarks.parts import Job, Part, child, measure_parts, tables_of_parts
+from benchmarks.tables import Table
 
 PARTS = ("engine", "augmentation", "precision", "mask")
 SIZES: dict[str, dict[str, dict[str, Any]]] = {
@@ -37,7 +35,7 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
 }  # fmt: skip
 """toy: seconds, for tests; small: about ten minutes on two cores."""
 
-MODULE = "benchmarks.training_contestants"
+_child = partial(child, "benchmarks.training_contestants")
 
 
 def measure(
@@ -49,22 +47,7 @@ def measure(
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Run every part's contestants in turn; the first of each is the baseline of its ratios."""
-    if size not in SIZES:
-        raise UsageError(f"size={size!r}{near(size, SIZES)}; expected one of {', '.join(SIZES)}.")
-    for part in parts:
-        if part not in PARTS:
-            raise UsageError(f"part {part!r}{near(part, PARTS)}; expected one of {', '.join(PARTS)}.")
-    quiet = Quiet()
-    found = []
-    for part in parts:
-        for title, job, contestants in JOBS[part](SIZES[size][part], threads):
-            say(f"{part}: {title}")
-            runs = in_turn(contestants, rounds, say)
-            found.append({"part": part, "title": title, "job": job, "contestants": _judged(runs)})
-    return record("training", command, {"size": size, "rounds": rounds, "threads": threads}, quiet, parts=found)
-
-
-Job = tuple[str, dict[str, Any], dict[str, Callable[[int], Measured]]]
+    return measure_parts("training", JOBS, SIZES, size, parts, rounds, threads, command, say)
 
 
 def _engine(size: dict[str, Any], threads: int) -> list[Job]:
@@ -113,35 +96,7 @@ def _mask(size: dict[str, Any], threads: int) -> list[Job]:
     return [(f"{size['backbone']}, {size['side']} px, batch {size['batch']}, fp32", job, runs)]
 
 
-JOBS = {"engine": _engine, "augmentation": _augmentation, "precision": _precision, "mask": _mask}
-
-
-def _child(function: str, threads: int, job: dict[str, Any]) -> Callable[[int], Measured]:
-    return lambda _: in_child(f"{MODULE}:{function}", job, threads)
-
-
-def _seconds(run: Measured) -> float:
-    """Of a step where steps were timed, else of a picture."""
-    return run.facts["step_seconds"] if "step_seconds" in run.facts else run.seconds / run.facts["pictures"]
-
-
-def _judged(runs: dict[str, list[Measured]]) -> list[dict[str, Any]]:
-    reference = next(iter(runs.values()))
-    return [
-        {
-            "name": name,
-            "seconds": statistics.median(_seconds(run) for run in mine),
-            "unit": "step" if "step_seconds" in mine[0].facts else "picture",
-            "ratio": ratios([_seconds(run) for run in reference], [_seconds(run) for run in mine]),
-            "peak_memory_mb": statistics.median(run.peak_memory_mb for run in mine),
-            "memory_before_mb": statistics.median(run.memory_before_mb for run in mine),
-            "last_loss": float(mine[0].arrays["loss"][0]) if "loss" in mine[0].arrays else None,
-            "rounds": [run.numbers() | {"unit_seconds": _seconds(run)} for run in mine],
-        }
-        for name, mine in runs.items()
-    ]
-
-
+JOBS: dict[str, Part] = {"engine": _engine, "augmentation": _augmentation, "precision": _precision, "mask": _mask}
 HEADINGS = {
     "engine": "What the engine adds to a step",
     "augmentation": "Augmentation",
@@ -152,24 +107,4 @@ HEADINGS = {
 
 def tables(kept: dict[str, Any]) -> list[Table]:
     """One table a job."""
-    found = []
-    for each in kept["parts"]:
-        by_step = each["contestants"][0]["unit"] == "step"
-        header = ["contestant", "ms a step" if by_step else "pictures/s", "times as fast (per round)", "peak MiB",
-                  "above its imports"]  # fmt: skip
-        losses = each["contestants"][0]["last_loss"] is not None
-        rows = []
-        for one in each["contestants"]:
-            rows.append(
-                [
-                    one["name"],
-                    number(1000 * one["seconds"] if by_step else 1 / one["seconds"]),
-                    spread(one["ratio"]),
-                    f"{one['peak_memory_mb']:.0f}",
-                    f"{one['peak_memory_mb'] - one['memory_before_mb']:.0f}",
-                    *([f"{one['last_loss']:.4f}"] if losses else []),
-                ]
-            )
-        heading = f"{HEADINGS[each['part']]}: {each['title']}"
-        found.append(Table(heading, header + (["last loss"] if losses else []), rows))
-    return found
+    return tables_of_parts(kept, HEADINGS)

@@ -13,6 +13,7 @@ from typing import Any
 _WHERE = {
     "DeepFeatures": "offshelf.transfer.deep_features",
     "FineTune": "offshelf.transfer.finetune",
+    "HaloAttention": "offshelf.backbones.halo_attention",
     "KernelSVM": "offshelf.transfer.kernel_svm",
     "LogisticPath": "offshelf.transfer.logistic_path",
     "OffTheShelf": "offshelf.transfer.off_the_shelf",
@@ -26,6 +27,7 @@ _WHERE = {
     "evaluate": "offshelf.jobs.evaluate",
     "finetune": "offshelf.jobs.finetune",
     "fit": "offshelf.jobs.fit",
+    "haloing_cost": "offshelf.backbones.halo_cost",
     "load_backbone": "offshelf.backbones.load",
     "make_head": "offshelf.transfer.heads",
     "open_dataset": "offshelf.data.sources",

@@ -196,6 +196,22 @@ METHODS: dict[str, Method] = {
             "embedding beats a plain vision transformer of equal parameters, and a position embedding changes its "
             "accuracy by no more than seed noise.",
         ),
+        Method(
+            slug="halonet",
+            where="offshelf.backbones.halo_attention:HaloAttention",
+            part="backbones",
+            title="Scaling Local Self-Attention for Parameter Efficient Visual Backbones",
+            authors="Vaswani, Ramachandran, Srinivas, Parmar, Hechtman, Shlens",
+            year=2021,
+            paper="arXiv 2103.12731",
+            purpose="Train a residual network whose convolutions are replaced by local self-attention over blocks with "
+            "a halo: few parameters, block and halo as settings, and their cost counted beforehand.",
+            parts=("HaloAttention", "haloing_cost", "window_attention", "global_attention"),
+            command="offshelf finetune DATA --backbone halonet_tiny.random",
+            claim="At equal receptive field, attention over blocks with a halo is several times faster and lighter in "
+            "memory than over a window of each pixel's own, with the best block in between; and with the same "
+            "parameters it is at least as accurate as 3x3 convolution in the later stages of a residual network.",
+        ),
     )
 }
 

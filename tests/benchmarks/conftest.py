@@ -37,7 +37,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             arrays,
         )
 
-    for name in ("features", "memory", "probes", "training"):
+    for name in ("features", "memory", "probes", "parts"):
         monkeypatch.setattr(f"benchmarks.{name}.in_child", call)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     return called

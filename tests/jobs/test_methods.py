@@ -32,6 +32,7 @@ def test_search_by_words_ranks_by_the_summaries(monkeypatch: pytest.MonkeyPatch)
     assert "pip install 'offshelf[search]'" in how
     assert nearest("one short description for several tasks")[0][0].slug == "reproductive-features"
     assert nearest("transformer with convolutions and no position embedding")[0][0].slug == "cvt"
+    assert nearest("local self-attention over blocks")[0][0].slug == "halonet"
 
 
 @pytest.mark.slow
@@ -44,6 +45,7 @@ def test_search_by_meaning_needs_no_common_words() -> None:
     )
     assert nearest("feature pyramid from a transformer for detection")[0][0].slug == "cvt"
     assert how == "meaning (sentence embeddings)"
+    assert nearest("attention inside neighbourhoods instead of convolutions")[0][0].slug == "halonet"
 
 
 def test_a_wrong_name_is_answered_with_near_ones(capsys) -> None:  # type: ignore[no-untyped-def]

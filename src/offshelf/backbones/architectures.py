@@ -9,6 +9,10 @@ from importlib import import_module
 
 OURS: dict[str, tuple[str, ...]] = {
     "cvt": ("cvt_13", "cvt_21", "cvt_w24", "cvt_mini", "cvt_tiny"),
+    "halonet": (
+        *("halonet_h0", "halonet_h2", "halonet_h3", "halonet_h4", "halonet_h5", "halonet_h6", "halonet_h7"),
+        "halonet_tiny",
+    ),
 }
 """Module of ``backbones`` -> the names of its builders."""
 
