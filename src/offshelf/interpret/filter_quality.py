@@ -75,7 +75,7 @@ def as_filters(weight: Any) -> np.ndarray:
 def as_array(weight: Any) -> np.ndarray:
     """A tensor or an array in double precision; always a copy, so that nothing done to it reaches the network."""
     if isinstance(weight, torch.Tensor):
-        return np.array(weight.detach().to("cpu", torch.float64))
+        return weight.detach().to("cpu", torch.float64, copy=True).numpy()
     return np.array(weight, dtype=np.float64)
 
 
