@@ -394,8 +394,9 @@ def record(numbers: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
         "table": {"header": ["What", "mean over seeds"], "rows": rows},
         "notes": [
             f"Accuracy on held-out pictures: {told}. By width and pictures, on {NATURAL}: {cells}.",
-            f"Random starts of the wide network: degenerate layers {np.mean([one['degenerate'] for one in start]):.3f}, "
-            f"H / T {np.mean([one['relative_entropy'] for one in start]):.3f}. A layer counts as degenerate when a "
+            "Random starts of the wide network: degenerate layers "
+            f"{np.mean([one['degenerate'] for one in start]):.3f}, H / T "
+            f"{np.mean([one['relative_entropy'] for one in start]):.3f}. A layer counts as degenerate when a "
             "quarter of its filters do nothing, H / T is below 0.5 (both cut-offs ours), or H / T is 1 or more.",
             f"Exploratory: over {numbers['transfer']['n']} networks, rank correlation of a linear probe's accuracy on "
             f"{numbers['transfer_to']} with the share of degenerate layers {correlation['degenerate']:.2f}, with H / T "
