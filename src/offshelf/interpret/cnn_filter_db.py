@@ -198,7 +198,10 @@ class FilterDatabase:
             When a weight is NaN or infinite.
         """
         chosen = of_kernel(model, self.kernel, name)
-        return [self.add_layer(_layer(one, name, dict(facts or {})), _rows(one.weight)) for one in chosen]
+        graded = [
+            _layer(one, name, dict(facts or {})) for one in chosen
+        ]  # all or none: a bad layer refuses the network
+        return [self.add_layer(layer, _rows(one.weight)) for layer, one in zip(graded, chosen)]
 
     def add_layer(self, layer: Layer, filters: np.ndarray) -> int:
         """Take in the filters ``(n, k * k)`` of one layer; returns its number."""
