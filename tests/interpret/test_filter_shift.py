@@ -46,6 +46,10 @@ def test_histograms_are_numpy_s() -> None:
     assert found.sum(axis=1).tolist() == [5000] * 3
     assert histograms(np.array([[0.0], [1.0]]), 0.0, 1.0, 4).tolist() == [[1, 0, 0, 1]]  # the upper edge is in
     assert histograms(np.zeros((3, 2)), 0.0, 0.0, 4).tolist() == [[3, 0, 0, 0]] * 2
+    halves = np.random.default_rng(1).random(5000) < 0.3
+    apart = histograms(cut, low, high, 70, halves=halves)
+    assert np.array_equal(apart[0], histograms(cut[~halves], low, high, 70))
+    assert np.array_equal(apart[1], histograms(cut[halves], low, high, 70))
     by_column = histograms(np.asfortranarray(cut.astype(np.float32)), low, high, 70)
     assert np.array_equal(by_column, histograms(cut.astype(np.float32), low, high, 70))
 
