@@ -28,6 +28,7 @@ _WHERE = {
     "finetune": "offshelf.jobs.finetune",
     "fit": "offshelf.jobs.fit",
     "haloing_cost": "offshelf.backbones.halo_cost",
+    "inspect": "offshelf.jobs.inspect",
     "load_backbone": "offshelf.backbones.load",
     "make_head": "offshelf.transfer.heads",
     "open_dataset": "offshelf.data.sources",
