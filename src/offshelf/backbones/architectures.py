@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from importlib import import_module
 
-OURS: dict[str, tuple[str, ...]] = {}
+OURS: dict[str, tuple[str, ...]] = {
+    "convit": ("convit", "convit_mini", "convit_tiny_plus", "convit_small_plus", "convit_base_plus"),
+}
 """Module of ``backbones`` -> the names of its builders."""
 
 
