@@ -40,8 +40,8 @@ SLUG, VERSION = "convit", 1
 RULE = (
     "Accuracy on held-out pictures; differences have a 95 % interval by drawing test pictures and seeds again. Part "
     "i: with few training pictures ConViT beats the same network without gated layers. Part ii: its lead with few "
-    "training pictures is larger than its lead with many. A part is shown when its interval lies above 0 and contradicted when "
-    "below; the claim is shown when both are, contradicted when any is."
+    "training pictures is larger than its lead with many. A part is shown when its interval lies above 0 and "
+    "contradicted when below; the claim is shown when both are, contradicted when any is."
 )
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "convit": ("ConViT", {}),
@@ -212,8 +212,8 @@ def record(numbers: dict[str, Any], sizes: Sizes, classes: int) -> dict[str, Any
         f"second {cells[SHRINKS]}, {parts[SHRINKS]}.",
         "rule": RULE,
         "setting": f"timm's ConViT with 9 heads of 8, 3 gated layers and 1 ordinary one, {sizes.side} pixels in "
-        f"patches of 4 ({(sizes.side // 4) ** 2} tokens); without gated layers {arms['vit']:,} parameters. {sizes.updates} "
-        f"updates in batches of {sizes.batch_size} ({seen / sizes.few:.1f} passes over the few, "
+        f"patches of 4 ({(sizes.side // 4) ** 2} tokens); without gated layers {arms['vit']:,} parameters. "
+        f"{sizes.updates} updates in batches of {sizes.batch_size} ({seen / sizes.few:.1f} passes over the few, "
         f"{seen / sizes.many:.1f} over the many), AdamW at {sizes.learning_rate:g}, weight decay "
         f"{sizes.weight_decay:g} (none on gates), label smoothing {sizes.label_smoothing:g}, shifts and mirrors, "
         f"{len(sizes.seeds)} seeds; {numbers['test_pictures']:,} test pictures, chance {1 / classes:.3f}. "
