@@ -25,6 +25,7 @@ _WHERE = {
     "evaluate": "offshelf.jobs.evaluate",
     "finetune": "offshelf.jobs.finetune",
     "fit": "offshelf.jobs.fit",
+    "inspect": "offshelf.jobs.inspect",
     "load_backbone": "offshelf.backbones.load",
     "make_head": "offshelf.transfer.heads",
     "open_dataset": "offshelf.data.sources",

@@ -97,6 +97,15 @@ VERBS = {
             "offshelf battle photos/ --backbones resnet18.a1_in1k vit_tiny_patch16_224.augreg_in21k --engine ray",
         ),
     ),
+    "inspect": Verb(
+        "offshelf.jobs.inspect:inspect",
+        "Look into networks without a picture: degenerate layers, what their filters look like, how far they are apart.",
+        (
+            "offshelf inspect",
+            "offshelf inspect runs/pretrain-photos resnet18.a1_in1k",
+            "offshelf inspect networks.csv --group medical=runs/a,runs/b natural=runs/c",
+        ),
+    ),
     "methods": Verb(
         "offshelf.jobs.methods:methods",
         "Show the methods in this library, one of them in full, or those nearest to some words.",
