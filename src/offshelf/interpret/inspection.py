@@ -29,9 +29,10 @@ from offshelf.errors import BackboneError, NotApplicable
 from offshelf.interpret.cnn_filter_db import THIRDS, FilterDatabase, Layer, depth_third, of_kernel
 from offshelf.interpret.filter_quality import LOW, RANDOM_LIKE, SPARSE
 from offshelf.interpret.filter_shift import FEWEST, Distributions, ShiftMatrix, distributions
+from offshelf.interpret.locality import hint
 from offshelf.interpret.networks import Network
 
-LOOKS: dict[str, str] = {}
+LOOKS: dict[str, str] = {"locality": "offshelf.interpret.locality:look"}
 """What else to look for in a network: key of results.json -> "module:function".
 
 The function takes ``(model, pictures, seed)``, where ``pictures`` is a Dataset or None, and gives what it found as JSON
@@ -94,7 +95,7 @@ def inspect_networks(
     for one in several:
         one |= summary_of([row for row in layers if row["network"] == one["label"]])
     return {
-        "title": f"{kernel} × {kernel} filters of "
+        "title": (f"{kernel} × {kernel} filters of " if layers else "A look into ")
         + (several[0]["label"] if len(several) == 1 else f"{len(several)} networks"),
         "verb": "inspect",
         "kernel": kernel,
@@ -151,6 +152,7 @@ def _gather(
                 reason = str(error)
             found = [_look(key, looks, model, network, pictures, seed) for key in LOOKS]
             if reason is not None and not any(found):
+                reason += hint(model, pictures)
                 left_out.append({"label": network.label, "reason": reason, "kind": "nothing to look at"})
                 continue
             kept.append({"label": network.label, "facts": network.facts, "card": card_of(model).to_dict()})

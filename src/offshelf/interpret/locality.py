@@ -1,6 +1,6 @@
 """How far attention looks: non-locality and gates, layer by layer and head by head (ConViT, arXiv 2103.10697).
 
-d'Ascoli et al. 2021, section 3 and appendix C. With A (N, N) a head's attention over the patches of a g x g grid (rows
+d'Ascoli et al. 2021. With A (N, N) a head's attention over the patches of a g x g grid (rows
 sum to 1) and |d_ij| the distance of two patches, in patches:
 
     non-locality      D = 1/N sum_ij A_ij |d_ij|          0: each patch sees itself; 4.14 (8 x 8), 7.28 (14 x 14): all
@@ -8,10 +8,9 @@ sum to 1) and |d_ij| the distance of two patches, in patches:
     gate              sigma(lambda)                       share of positions against content; ConViT alone
     positions         s_ij = v . (dx, dy, dx^2 + dy^2)    strength -v_3, centre -v_xy / (2 v_3), when v_3 < 0
 
-A is read where the network itself uses it: at the input of the dropout that every attention of timm applies to it, with
-fused kernels switched off for the pass. So any vision transformer with attention over all patches can be studied, and
-no arithmetic of a layer is written a second time. Class and register tokens are left out, and rows divided by what
-remains of them.
+A is read where the network itself uses it (`offshelf.interpret.attention`), so that any vision transformer with
+attention over all patches can be studied. Class and register tokens are left out, and rows divided by what remains of
+them.
 
 Departures: the published code feeds the output of the patch embedding to the attention of every layer, also of deep
 ones; here each layer sees its true input, and ``official=True`` gives the published reading.
@@ -20,19 +19,24 @@ ones; here each layer sees its true input, and ``official=True`` gives the publi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from timm.models.convit import GPSA
 from torch import nn
 
+from offshelf.backbones.card import card_of
 from offshelf.backbones.convit import gated_layers
+from offshelf.backbones.preprocess import to_input
+from offshelf.data.images import decode_image, read_bytes
+from offshelf.data.samples import as_samples
 from offshelf.engine.undisturbed import undisturbed
-from offshelf.errors import NotApplicable, UsageError
+from offshelf.errors import ImageError, NotApplicable, UsageError
+from offshelf.interpret.attention import attentions, name_of, watched
 
-BATCH = 32  # pictures at once: a layer's maps take batch x heads x N x N numbers
+BATCH = 16  # pictures at once: a layer's attention takes batch x heads x N x N numbers
+LOOKED_AT = 32  # pictures of a data set that `look` draws
 
 # ---- arithmetic ------------------------------------------------------------------------------------------------------
 
@@ -54,7 +58,7 @@ def patches_only(attention: torch.Tensor, patches: int) -> torch.Tensor:
 
 
 def non_locality(attention: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Mean distance, in patches, at which attention looks; (..., N, N) -> (...); d'Ascoli et al. 2021, eq. 9.
+    """Mean distance, in patches, at which attention looks; (..., N, N) -> (...); d'Ascoli et al. 2021.
 
     Parameters
     ----------
@@ -106,50 +110,6 @@ def centre_distance(vectors: torch.Tensor) -> torch.Tensor:
 # ---- reading a network -----------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def attention_maps(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
-    """Inside the block every pass of ``model`` leaves its attention, layer name -> (B, heads, tokens, tokens).
-
-    Works for every attention that has timm's ``attn_drop`` (ConViT, ViT, DeiT, BEiT, EVA); a layer's map is that of its
-    last pass. Rows sum to 1.
-
-    Raises
-    ------
-    NotApplicable
-        When the network has no such attention.
-    """
-    layers = _attentions(model)
-    if not layers:
-        raise NotApplicable(
-            f"{_name(model)} has no attention that can be read; expected a ConViT or another vision transformer of timm"
-        )
-    maps: dict[str, torch.Tensor] = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            maps[name] = inputs[0].detach()
-
-        return hook
-
-    hooks = [layer.attn_drop.register_forward_pre_hook(keep(name)) for name, layer in layers]
-    fused = [(layer, layer.fused_attn) for _, layer in layers if hasattr(layer, "fused_attn")]
-    try:
-        for layer, _ in fused:
-            layer.fused_attn = False  # a fused kernel never makes the map
-        yield maps
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for layer, before in fused:
-            layer.fused_attn = before
-
-
-def _attentions(model: nn.Module) -> list[tuple[str, Any]]:
-    return [
-        (name, part) for name, part in model.named_modules() if isinstance(getattr(part, "attn_drop", None), nn.Module)
-    ]
-
-
 def locality_study(model: nn.Module, pictures: torch.Tensor | None = None, *, official: bool = False) -> dict[str, Any]:
     """How local a network's attention is, for each layer and head, as plain numbers and lists.
 
@@ -181,8 +141,8 @@ def locality_study(model: nn.Module, pictures: torch.Tensor | None = None, *, of
     gated = dict(gated_layers(model))
     if pictures is None and not gated:
         raise NotApplicable(
-            f"{_name(model)} has no gates: without pictures there is nothing to tell of its locality; give some, or a "
-            "ConViT"
+            f"{name_of(model)} has no gates: without pictures there is nothing to tell of its locality; give some, "
+            "or a ConViT"
         )
     grid = _grid(model)
     far = {} if pictures is None else _non_localities(model, pictures, grid, official)
@@ -195,6 +155,51 @@ def locality_study(model: nn.Module, pictures: torch.Tensor | None = None, *, of
         "uniform": uniform_non_locality(grid),
         "layers": layers,
     }
+
+
+def look(model: nn.Module, pictures: Any, seed: int) -> dict[str, Any] | None:
+    """What `offshelf inspect` asks of a network: `locality_study` on some pictures of a data set, drawn from ``seed``.
+
+    Pictures that cannot be read are left out and counted under ``unreadable``. None where the network has nothing that
+    can be told: no attention over all patches, or no gates and no pictures.
+
+    Raises
+    ------
+    ImageError
+        When none of the pictures drawn can be read.
+    """
+    if not attentions(model):
+        return None
+    try:
+        if pictures is None:
+            return locality_study(model)
+        shown, unreadable = _drawn(model, pictures, seed)
+        return locality_study(model, shown) | {"unreadable": unreadable}
+    except NotApplicable:
+        return None
+
+
+def hint(model: nn.Module, pictures: Any) -> str:
+    """What to say to somebody who looks into a transformer without pictures; nothing otherwise."""
+    return "" if pictures is not None or not attentions(model) else " With --data PICTURES its attention is looked at."
+
+
+def _drawn(model: nn.Module, pictures: Any, seed: int) -> tuple[torch.Tensor, int]:
+    """Some pictures of a data set as the network takes them, and how many of those drawn cannot be read."""
+    card = card_of(model)
+    samples = as_samples(pictures)
+    readable, errors = [], []
+    for row in np.sort(np.random.default_rng(seed).permutation(len(samples))[:LOOKED_AT]):
+        name = samples.name(row)
+        try:
+            picture = decode_image(read_bytes(samples.image(row)), name=name, at_least=2 * max(card.input_size))
+        except ImageError as error:
+            errors.append(error)
+            continue
+        readable.append(to_input(picture, card))
+    if not readable:
+        raise errors[0] if errors else NotApplicable("no pictures to look at")
+    return torch.stack(readable), len(errors)
 
 
 class LocalityProbe:
@@ -229,16 +234,11 @@ class LocalityProbe:
         return {key: [layer[key] for layer in study["layers"]] for key in ("gate", "non_locality")}
 
 
-def _name(model: nn.Module) -> str:
-    card = getattr(model, "card", None)
-    return card.name if card is not None else type(model).__name__
-
-
 def _grid(model: nn.Module) -> tuple[int, int]:
     """Rows and columns of a network's patches."""
     grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
     if grid is None:
-        raise NotApplicable(f"{_name(model)} has no grid of patches; expected a vision transformer")
+        raise NotApplicable(f"{name_of(model)} has no grid of patches; expected a vision transformer")
     return int(grid[0]), int(grid[1])
 
 
@@ -252,33 +252,34 @@ def _non_localities(
             f"pictures of shape {tuple(pictures.shape)}: expected (B, 3, {size[0]}, {size[1]}), the size this network "
             "is built for; resize them, or the network by set_input_size"
         )
-    n = grid[0] * grid[1]
     sums: dict[str, torch.Tensor] = {}
-    with undisturbed(model), attention_maps(model) as maps:
+
+    def take(name: str, attention: torch.Tensor) -> None:  # at once, since the maps of all layers fill the memory
+        _check(model, name, attention, grid[0] * grid[1])
+        far = non_locality(attention, grid).sum(dim=0)
+        sums[name] = sums[name] + far if name in sums else far
+
+    with undisturbed(model), watched(model, take):
         for first in range(0, len(pictures), BATCH):
             batch = pictures[first : first + BATCH]
-            if official:
-                embedded = model.patch_embed(batch)
-                if embedded.ndim == 4:  # (B, rows, columns, width) in networks that take any size
-                    embedded = embedded.flatten(1, 2)
-                for _, layer in _attentions(model):
-                    layer(embedded)
-            else:
+            if not official:
                 model.forward_features(batch)
-            for name, attention in maps.items():
-                _check(model, name, attention, len(batch), n)
-                far = non_locality(attention.float(), grid).sum(dim=0)
-                sums[name] = sums[name] + far if name in sums else far
+                continue
+            embedded = model.patch_embed(batch)
+            if embedded.ndim == 4:  # (B, rows, columns, width) in networks that take any size
+                embedded = embedded.flatten(1, 2)
+            for _, layer in attentions(model):
+                layer(embedded)
     return {name: total.cpu() / len(pictures) for name, total in sums.items()}
 
 
-def _check(model: nn.Module, name: str, attention: torch.Tensor, pictures: int, patches: int) -> None:
+def _check(model: nn.Module, name: str, attention: torch.Tensor, patches: int) -> None:
     prefix = int(getattr(model, "num_prefix_tokens", 0))
     shape = tuple(attention.shape)
-    if len(shape) != 4 or shape[0] != pictures or shape[2] != shape[3] or not 0 <= shape[3] - patches <= prefix:
+    if len(shape) != 4 or shape[2] != shape[3] or not 0 <= shape[3] - patches <= prefix:
         raise NotApplicable(
-            f"{_name(model)}: {name} gives attention of shape {shape}, not over all {patches} patches of a picture (it "
-            "looks through windows, or at pooled tokens); expected a ConViT or a plain vision transformer"
+            f"{name_of(model)}: {name} gives attention of shape {shape}, not over all {patches} patches of a picture "
+            "(it looks through windows, or at pooled tokens); expected a ConViT or a plain vision transformer"
         )
 
 
