@@ -37,16 +37,16 @@ def locality_sections(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _section(network: str, study: Mapping[str, Any]) -> dict[str, Any]:
     layers, uniform = study["layers"], study["uniform"]
     figures = []
-    if any(layer["non_locality"] is not None for layer in layers):
+    far = _span([head for layer in layers for head in layer["heads"]], "non_locality")
+    if far is not None:
         told = f"Non-locality of {network} by layer"
         note = "patches away from the query, a point a head; dashed: looking everywhere alike"
-        figures.append(
-            {"title": "Non-locality", "note": note, "figure": head_chart(layers, "non_locality", told, uniform, 1.08)}
-        )
+        chart = head_chart(layers, "non_locality", told, 1.05 * max(uniform, far["high"]), uniform)
+        figures.append({"title": "Non-locality", "note": note, "figure": chart})
     if any(layer["gate"] is not None for layer in layers):
         told = f"Gates of {network} by layer"
         note = "share of positions against content, a point a head; 0.731 is where training starts by default"
-        figures.append({"title": "Gates", "note": note, "figure": head_chart(layers, "gate", told, 1.0, 1.0, None)})
+        figures.append({"title": "Gates", "note": note, "figure": head_chart(layers, "gate", told, 1.0)})
     return {
         "network": network,
         "pictures": study["pictures"],
@@ -94,12 +94,7 @@ def query_maps(vectors: Sequence[Sequence[float]], side: int) -> np.ndarray:
 
 
 def head_chart(
-    layers: Sequence[Mapping[str, Any]],
-    key: str,
-    title: str,
-    most: float,
-    room: float,
-    limit: float | None = math.nan,
+    layers: Sequence[Mapping[str, Any]], key: str, title: str, top: float, reference: float | None = None
 ) -> Markup:
     """A number of every head over the layers, hollow where a layer is not gated, and the mean of each layer as a line.
 
@@ -108,11 +103,10 @@ def head_chart(
     layers : of a study.
     key : "non_locality" or "gate".
     title : what a reader who cannot see it should hear first.
-    most, room : the vertical axis ends at ``most`` x ``room``, or at the largest value.
-    limit : height of the dashed line; ``most`` by default, none for None.
+    top : where the vertical axis ends.
+    reference : height of a dashed line.
     """
-    values = [head[key] for layer in layers for head in layer["heads"] if head.get(key) is not None]
-    up = Scale(0, max(most * room, 1.02 * max(values)) if room > 1 else most, HEIGHT - BOTTOM, 8)
+    up = Scale(0, top, HEIGHT - BOTTOM, 8)
     across = Scale(-0.5, len(layers) - 0.5, LEFT, WIDTH - 8)
     parts = []
     for value in ticks(up, 5):
@@ -120,25 +114,21 @@ def head_chart(
             line(LEFT, up.at(value), WIDTH - 8, up.at(value), "grid"),
             text(LEFT - 6, up.at(value) + 4, plain(value), "muted", "end"),
         ]
-    if limit is not None:
-        level = most if math.isnan(limit) else limit
-        parts.append(line(LEFT, up.at(level), WIDTH - 8, up.at(level), "limit"))
-    means, every = [], math.ceil(len(layers) / 12)
+    if reference is not None:
+        parts.append(line(LEFT, up.at(reference), WIDTH - 8, up.at(reference), "limit"))
+    means = [(place, layer[key]) for place, layer in enumerate(layers) if layer[key] is not None]
+    steps = "L".join(f"{px(across.at(place))} {px(up.at(mean))}" for place, mean in means)
+    parts.append(Markup('<path class="mean" d="M{}"/>').format(steps))
+    every = math.ceil(len(layers) / 12)
     for place, layer in enumerate(layers):
         x = across.at(place)
         if place % every == 0:
             parts.append(text(x, HEIGHT - BOTTOM + 17, str(place + 1), "muted", "middle"))
-        if layer[key] is None:
-            continue
         kind = "plain" if layer["kind"] == "gated" else "few"
-        for head in layer["heads"]:
+        for head in layer["heads"] if layer[key] is not None else ():
             told = f"{layer['name']}, head {head['head'] + 1}: {number(head[key])}"
             circle = f'<circle class="{kind}" cx="{px(x)}" cy="{px(up.at(head[key]))}" r="3.5"/>'
             parts.append(Markup(f"<g><title>{escape(told)}</title>{circle}</g>"))  # noqa: S704 (escaped)
-        means.append(f"{px(x)} {px(up.at(layer[key]))}")
-    parts.append(Markup('<path class="mean" d="M{}"/>').format("L".join(means)))
     parts.append(text((LEFT + WIDTH - 8) / 2, HEIGHT - 4, "layer", "muted", "middle"))
-    spoken = "; ".join(
-        f"{place + 1}: {number(layer[key])}" for place, layer in enumerate(layers) if layer[key] is not None
-    )
+    spoken = "; ".join(f"{place + 1}: {number(mean)}" for place, mean in means)
     return figure(WIDTH, HEIGHT, f"{title}, mean over heads: {spoken}.", parts)
