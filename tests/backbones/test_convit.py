@@ -178,7 +178,14 @@ def test_the_class_token_joins_after_the_gated_layers() -> None:
 def test_without_gated_layers_it_is_the_plain_vision_transformer() -> None:
     model = convit_mini(local_up_to_layer=0, num_classes=7).eval()
     plain = VisionTransformer(
-        img_size=32, patch_size=4, embed_dim=72, depth=4, num_heads=9, qkv_bias=False, no_embed_class=True, num_classes=7
+        img_size=32,
+        patch_size=4,
+        embed_dim=72,
+        depth=4,
+        num_heads=9,
+        qkv_bias=False,
+        no_embed_class=True,
+        num_classes=7,
     ).eval()
     plain.load_state_dict(model.state_dict())  # every name and shape agrees
     x = torch.randn(3, 3, 32, 32)
@@ -289,9 +296,7 @@ def test_resizing_interpolates_absolute_positions_and_keeps_relative_ones() -> N
     table, vectors = model.pos_embed.detach().clone(), model.blocks[0].attn.pos_proj.weight.detach().clone()
     assert torch.equal(resize_convit(model, 32).pos_embed, table)
     resize_convit(model, 64)
-    expected = F.interpolate(
-        table.reshape(1, 8, 8, 72).permute(0, 3, 1, 2), (16, 16), mode="bicubic", antialias=True
-    )
+    expected = F.interpolate(table.reshape(1, 8, 8, 72).permute(0, 3, 1, 2), (16, 16), mode="bicubic", antialias=True)
     assert torch.equal(model.pos_embed, expected.permute(0, 2, 3, 1).reshape(1, 256, 72))
     assert model.blocks[0].attn.rel_indices.shape == (1, 256, 256, 3)
     assert torch.equal(model.blocks[0].attn.pos_proj.weight, vectors)
@@ -339,7 +344,9 @@ def test_fine_tuning_at_another_size_moves_gates_unless_they_are_fixed(tmp_path:
         again = load_backbone(save_backbone(fitted.model_, tmp_path / f"again-{moved}"), num_classes=None)
         assert again.card.input_size == (24, 24)
         x = normalised(torch.rand(2, 3, 24, 24), again.card.mean, again.card.std)
-        torch.testing.assert_close(again(x), fitted.model_(x), atol=1e-5, rtol=1e-5)  # kernels may lie otherwise in memory
+        torch.testing.assert_close(
+            again(x), fitted.model_(x), atol=1e-5, rtol=1e-5
+        )  # kernels may lie otherwise in memory
 
 
 def test_masked_pre_training_says_that_it_does_not_fit() -> None:
