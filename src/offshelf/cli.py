@@ -99,7 +99,7 @@ VERBS = {
     ),
     "inspect": Verb(
         "offshelf.jobs.inspect:inspect",
-        "Look into networks without a picture: degenerate layers, what their filters look like, how far they are apart.",
+        "Look into networks without a picture: degenerate layers, drawings of filters, how far networks are apart.",
         (
             "offshelf inspect",
             "offshelf inspect runs/pretrain-photos resnet18.a1_in1k",

@@ -195,6 +195,22 @@ METHODS: dict[str, Method] = {
             claim="The smaller the training set, the larger the advantage of ConViT over the same vision transformer "
             "without gated positional self-attention.",
         ),
+        Method(
+            slug="cnn-filter-db",
+            where="offshelf.interpret.cnn_filter_db:FilterDatabase",
+            part="interpret",
+            title="CNN Filter DB: An Empirical Investigation of Trained Convolutional Filters",
+            authors="Gavrikov, Keuper",
+            year=2022,
+            paper="arXiv 2203.15331",
+            purpose="Tell from its weights alone whether a convolutional network is over-sized or under-trained: which "
+            "layers have filters that do nothing, are all alike or look random, and how far networks are apart.",
+            parts=("FilterDatabase", "collect_filters", "filter_quality", "FilterBasis", "shift_matrix"),
+            command="offshelf inspect test_resnet.offshelf_finetune_cifar10 resnet18.random",
+            claim="Filters of networks trained on different pictures differ less than filters of different depths, and "
+            "over-sized networks trained on little data have more layers whose filters are sparse, of low diversity or "
+            "like random ones.",
+        ),
     )
 }
 

@@ -15,7 +15,7 @@ where the paper counts along an exported graph; the two differ for side branches
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,10 +64,12 @@ class Layer:
     facts: dict[str, str] = field(default_factory=dict)  # what the user says of the network: task, data, ...
 
     def as_dict(self) -> dict[str, Any]:
-        """One flat row, as JSON takes it."""
-        told = {"network": self.network, "layer": self.name, "place": self.place, "depth": self.depth}
+        """One flat row, as JSON takes it; a fact that has the name of a measure is marked as given."""
+        told: dict[str, Any] = {"network": self.network, "layer": self.name, "place": self.place, "depth": self.depth}
         told |= {"kind": self.kind, "outputs": self.shape[0], "inputs": self.shape[1]}
-        return told | self.facts | self.quality.as_dict()
+        found = self.quality.as_dict()
+        facts = {f"{key} (given)" if key in told or key in found else key: value for key, value in self.facts.items()}
+        return told | facts | found
 
 
 def convolutions(model: nn.Module) -> list[Convolution]:
@@ -142,6 +144,8 @@ def filter_quality(model: nn.Module, kernel: int = 3) -> list[dict[str, Any]]:
     ------
     NotApplicable
         When the network has no convolution of this kernel.
+    BackboneError
+        When a weight is NaN or infinite.
     """
     return [_layer(one, "", {}).as_dict() for one in of_kernel(model, kernel)]
 
@@ -178,7 +182,7 @@ class FilterDatabase:
         self._waiting: list[tuple[int, np.ndarray]] = []
         self._writer: pq.ParquetWriter | None = None
 
-    def add(self, model: nn.Module, name: str, advance: Callable[[int], None] | None = None, **facts: str) -> list[int]:
+    def add(self, model: nn.Module, name: str, facts: Mapping[str, str] | None = None) -> list[int]:
         """Take in a network's filters under a name; what is known of it (``task``, ``data``, ...) goes along.
 
         Returns
@@ -193,17 +197,8 @@ class FilterDatabase:
         BackboneError
             When a weight is NaN or infinite.
         """
-        numbers = []
-        for one in of_kernel(model, self.kernel, name):
-            if not bool(torch.isfinite(one.weight).all()):
-                raise BackboneError(
-                    f"{name}: layer {one.name} holds NaN or infinite weights; expected a network that was trained to "
-                    "the end without diverging. Train it again, or take an earlier checkpoint."
-                )
-            numbers.append(self.add_layer(_layer(one, name, facts), _rows(one.weight)))
-            if advance is not None:
-                advance(1)
-        return numbers
+        chosen = of_kernel(model, self.kernel, name)
+        return [self.add_layer(_layer(one, name, dict(facts or {})), _rows(one.weight)) for one in chosen]
 
     def add_layer(self, layer: Layer, filters: np.ndarray) -> int:
         """Take in the filters ``(n, k * k)`` of one layer; returns its number."""
@@ -235,6 +230,8 @@ class FilterDatabase:
             yield from enumerate(self._held)
             return
         self.close()
+        if not self.layers:
+            return
         names = [f"w{i}" for i in range(self.kernel**2)]
         with pq.ParquetFile(self.path) as file:
             for block in file.iter_batches(batch_size=ROWS, columns=["layer", *names], use_threads=False):
@@ -296,12 +293,17 @@ class FilterDatabase:
 
 
 def _layer(one: Convolution, network: str, facts: dict[str, str]) -> Layer:
+    if not bool(torch.isfinite(one.weight).all()):
+        raise BackboneError(
+            f"{network or 'the network'}: layer {one.name} holds NaN or infinite weights; expected a network that was "
+            "trained to the end without diverging. Train it again, or take an earlier checkpoint."
+        )
     shape = tuple(int(side) for side in one.weight.shape)
     return Layer(network, one.name, one.place, one.depth, one.kind, shape, layer_quality(one.weight), facts)
 
 
 def _rows(weight: torch.Tensor) -> np.ndarray:
-    """Filters ``(O * I, k * k)`` in single precision; they may share the network's memory, so nothing writes to them."""
+    """Filters ``(O * I, k * k)`` in single precision; they may share the network's memory: nothing writes to them."""
     return weight.detach().to("cpu", torch.float32).reshape(-1, weight.shape[-2] * weight.shape[-1]).numpy()
 
 

@@ -67,16 +67,16 @@ class LayerQuality:
 
 
 def as_filters(weight: Any) -> np.ndarray:
-    """Weights ``(O, I, k, k)`` as filters ``(O * I, k * k)``, row by row, in double precision; a copy."""
+    """Weights ``(O, I, k, k)`` as filters ``(O * I, k * k)``, row by row, in double precision."""
     array = as_array(weight)
     return array.reshape(-1, array.shape[-2] * array.shape[-1])
 
 
 def as_array(weight: Any) -> np.ndarray:
-    """A tensor or an array in double precision; always a copy, so that nothing done to it reaches the network."""
+    """A tensor or an array in double precision; it may share memory with what was given, so nothing writes to it."""
     if isinstance(weight, torch.Tensor):
-        return np.array(weight.detach().to("cpu", torch.float64))
-    return np.array(weight, dtype=np.float64)
+        return weight.detach().to("cpu", torch.float64).numpy()
+    return np.asarray(weight, dtype=np.float64)
 
 
 def sparsity(weight: Any) -> float:
@@ -99,14 +99,10 @@ def variance_entropy(filters: Any) -> float:
     rows = _rows(filters)
     if len(rows) < 2:
         return 0.0
-    return entropy_of_covariance(np.cov(rows, rowvar=False), float(np.square(rows).mean()))
-
-
-def entropy_of_covariance(covariance: np.ndarray, mean_square: float) -> float:
-    """`variance_entropy` from the filters' covariance and mean square, for filters that are seen once only."""
-    variances = np.clip(np.linalg.eigvalsh(covariance), 0, None)
+    centred = rows - rows.mean(axis=0)
+    variances = np.clip(np.linalg.eigvalsh(centred.T @ centred), 0, None)  # times n - 1, which falls out of the shares
     whole = variances.sum()
-    if whole <= ROUNDING * mean_square:
+    if whole <= ROUNDING * float(np.einsum("ij,ij->", rows, rows)):
         return 0.0
     shares = variances[variances > 0] / whole  # 0 log 0 = 0
     return float(abs(shares @ np.log10(shares)))
@@ -162,16 +158,17 @@ def layer_quality(weight: Any) -> LayerQuality:
     if array.ndim != 4 or not array.size:
         raise ValueError(f"weights of shape {array.shape}: expected (outputs, inputs, height, width), none of them 0")
     filters = as_filters(array)
+    silent = _silent(filters)
     kernel = (int(array.shape[2]), int(array.shape[3]))
     return LayerQuality(
         n=len(filters),
         kernel=kernel,
-        sparsity=sparsity(filters),
-        entropy=variance_entropy(filters),
-        clean_entropy=clean_entropy(filters),
+        sparsity=float(silent.mean()),
+        entropy=(entropy := variance_entropy(filters)),
+        clean_entropy=variance_entropy(filters[~silent]) if silent.any() else entropy,
         threshold=entropy_threshold(len(filters)) if kernel == (3, 3) else None,
         orthogonality=orthogonality(array),
-        largest=float(np.abs(array).max()),
+        largest=float(max(array.max(), -array.min())),
     )
 
 
@@ -182,5 +179,5 @@ def _rows(weight: Any) -> np.ndarray:
 
 def _silent(filters: np.ndarray) -> np.ndarray:
     """Which filters ``(n, k * k)`` have no weight of a hundredth of the largest one; all of a layer of zeros."""
-    sizes = np.abs(filters).max(axis=1, initial=0)
+    sizes = np.maximum(filters.max(axis=1, initial=0), -filters.min(axis=1, initial=0))
     return (sizes < SPARSE_EPS * sizes.max(initial=0)) | (sizes == 0)

@@ -73,7 +73,7 @@ def _expanded(word: str) -> list[tuple[str, dict[str, str]]]:
                 "runs: no run below runs/ holds a network; expected one of pretrain or finetune. Name networks, or "
                 f"leave the names out to look at the {len(EMBEDDED)} that come with the package."
             )
-        return [(f"./{path.as_posix()}", {}) for path in folders]
+        return [(_as_path(path), {}) for path in folders]
     if word.lower().endswith(TABLES):
         return _table(Path(word))
     return [(word, {})]
@@ -95,12 +95,13 @@ def _table(path: Path) -> list[tuple[str, dict[str, str]]]:
             raise UsageError(f"{path}: row {number} names no network; expected a name or a folder in {COLUMN!r}.")
         beside = path.parent / name
         facts = {key: str(value) for key, value in row.items() if value not in (None, "")}
-        named.append((f"{beside}" if beside.is_dir() and beside.is_absolute() else _local(beside, name), facts))
+        named.append((_as_path(beside) if beside.is_dir() else name, facts))
     return named
 
 
-def _local(beside: Path, name: str) -> str:
-    return f"./{beside.as_posix()}" if beside.is_dir() else name
+def _as_path(path: Path) -> str:
+    """A path written so that it cannot be taken for a name."""
+    return path.as_posix() if path.is_absolute() else f"./{path.as_posix()}"
 
 
 def _short(source: Source) -> str:
@@ -121,9 +122,8 @@ def _known(source: Source) -> dict[str, str]:
     if source.kind != "run":
         return {}
     run = source.folder.parent
-    record, results = read_json(run / "run.json"), run / "results.json"
-    verb = str(record.get("verb", ""))
-    facts = {"method": str((record.get("arguments") or {}).get("method") or verb)}
-    if results.is_file() and (data := (read_json(results).get("data") or {}).get("source")):
-        facts["data"] = Path(str(data)).name or str(data)
-    return facts
+    record = read_json(run / "run.json")
+    facts = {"method": str((record.get("arguments") or {}).get("method") or record.get("verb") or "unknown")}
+    results = read_json(run / "results.json") if (run / "results.json").is_file() else {}
+    data = str((results.get("data") or {}).get("source") or "")
+    return facts | ({"data": Path(data).name or data} if data else {})

@@ -72,7 +72,7 @@ def inspect(
     overwrite: bool = False,
     common: CommonOptions = Common(),  # noqa: B008
 ) -> Inspected:
-    """Look into networks without a picture: degenerate layers, what their filters look like, how far they are apart.
+    """Look into networks without a picture: degenerate layers, drawings of filters, how far networks are apart.
 
     Parameters
     ----------

@@ -97,7 +97,8 @@ def ridge_plot(rows: Sequence[tuple[str, Sequence[int]]], low: float, high: floa
         ends = f"{px(across.start)} {px(base)}L", f"L{px(across.end)} {px(base)}"
         shape = f'<path class="ridge" d="M{ends[0]}{"L".join(points)}{ends[1]}"/>'
         parts.append(Markup(f"<g><title>{escape(name)}</title>{shape}</g>"))  # noqa: S704 (escaped)
-        parts.append(text(4, base - 4, shorten(name, 24), "name-tag"))
+    for place, (name, _) in enumerate(rows):  # over all ridges
+        parts.append(text(2, tall + step * place - 3, shorten(name, 20), "name-tag"))
     for value in (low, 0.0, high):
         anchor = "start" if value == low else "end" if value == high else "middle"
         parts.append(text(across.at(value), height - 6, number(value, 1), "muted", anchor))
@@ -127,12 +128,12 @@ def shift_plot(axes: Sequence[dict[str, Any]], width: int) -> Markup:
         for point in axis["points"]:
             kind = "few" if point["n"] < FEWEST else "plain"
             told = f"{point['label']}: {number(point['value'])}, {point['n']:,} filters or more"
-            x = px(across.at(max(point["value"], 1e-6)))
-            parts.append(
-                Markup(f'<g><title>{escape(told)}</title><circle class="{kind}" cx="{x}" cy="{px(y)}" r="4"/></g>')  # noqa: S704
-            )
-        x = across.at(max(axis["median"], 1e-6))
-        parts.append(line(x, y - 9, x, y + 9, "median"))
+            x = across.at(max(point["value"], 1e-6))
+            spot = f'<circle class="{kind}" cx="{px(x)}" cy="{px(y)}" r="4"/>'
+            parts.append(Markup(f"<g><title>{escape(told)}</title>{spot}</g>"))  # noqa: S704 (escaped)
+        if axis["median"] is not None:
+            x = across.at(max(axis["median"], 1e-6))
+            parts.append(line(x, y - 9, x, y + 9, "median"))
     parts.append(text(width - 14, height - 2, "shift (nats, logarithmic)", "muted", "end"))
-    spoken = "; ".join(f"{axis['axis']} {axis['median']:.3g}" for axis in axes)
+    spoken = "; ".join(f"{axis['axis']} {number(axis['median'])}" for axis in axes)
     return figure(width, height, f"Median shifts: {spoken}.", parts)

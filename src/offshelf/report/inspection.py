@@ -23,10 +23,12 @@ Networks without filters to look at have ``no_filters``; without any filters the
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup, escape
 
 from offshelf.engine.files import finite
 from offshelf.errors import RunError
@@ -53,41 +55,52 @@ def render(results: Any, run: Any, folder: Path) -> str:
     for key in NEEDED:
         if results.get(key) is None:
             raise RunError(
-                f"{folder / 'results.json'}: nothing under {key!r}; expected the results of an inspection. Run it again."
+                f"{folder / 'results.json'}: nothing under {key!r}; expected the results of an inspection. "
+                "Run it again."
             )
     kernel = results["kernel"]
+    short = short_names([one["label"] for one in results["networks"]])
     tables, rows_left, drawings_left = _tables(results)
     axes = results.get("axes") or []
-    return (
-        environment()
-        .get_template("inspect.html.j2")
-        .render(
-            results=results,
-            title=results.get("title") or "offshelf inspect",
-            verdict=results["verdict"],
-            kernel=kernel,
-            networks=results["networks"],
-            facts=results.get("facts") or [],
-            left_out=results.get("left_out") or [],
-            tables=tables,
-            rows_left_out=rows_left,
-            drawings_left_out=drawings_left,
-            basis=_basis(results, kernel),
-            ridges=_ridges(results),
-            ridges_left_out=max(0, len(results.get("distributions") or {}) - RIDGES),
-            shifts=[_heat(one) for one in results.get("shifts") or []],
-            axes=axes,
-            shift_figure={"wide": shift_plot(axes, 900), "narrow": shift_plot(axes, 340)} if axes else None,
-            matrix_most=MATRIX,
-            locality=locality_sections(results.get("locality") or {}),
-            locality_left_out=max(0, len(results.get("locality") or {}) - NETWORKS),
-            data=results["data"],
-            cost=results.get("cost") or {},
-            run={"command": "", "versions": {}, "seed": None, "machine": {}, "arguments": {}} | run,
-            style=own("style.css") + own("leaderboard.css") + own("inspect.css"),
-            script=own("script.js"),
-        )
+    page = environment()
+    page.filters["broken"] = broken
+    return page.get_template("inspect.html.j2").render(
+        short=short,
+        title=results.get("title") or "offshelf inspect",
+        verdict=results["verdict"],
+        kernel=kernel,
+        networks=results["networks"],
+        facts=results.get("facts") or [],
+        left_out=results.get("left_out") or [],
+        tables=tables,
+        rows_left_out=rows_left,
+        drawings_left_out=drawings_left,
+        basis=_basis(results, kernel),
+        ridges=_ridges(results, short),
+        ridges_left_out=max(0, len(results.get("distributions") or {}) - RIDGES),
+        shifts=[_heat(one) for one in results.get("shifts") or []],
+        axes=axes,
+        shift_figure={"wide": shift_plot(axes, 900), "narrow": shift_plot(axes, 340)} if axes else None,
+        matrix_most=MATRIX,
+        locality=locality_sections(results.get("locality") or {}),
+        locality_left_out=max(0, len(results.get("locality") or {}) - NETWORKS),
+        data=results["data"],
+        cost=results.get("cost") or {},
+        run={"command": "", "versions": {}, "seed": None, "machine": {}, "arguments": {}} | run,
+        style=own("style.css") + own("leaderboard.css") + own("inspect.css"),
+        script=own("script.js"),
     )
+
+
+def short_names(labels: list[str]) -> dict[str, str]:
+    """Names for where room is scarce: the design alone, where no other network has the same."""
+    designs = [label.partition(".")[0] for label in labels]
+    return {label: design if designs.count(design) == 1 else label for label, design in zip(labels, designs)}
+
+
+def broken(text: str) -> Markup:
+    """A name that may be broken after its dots, underscores and strokes, and nowhere else where that suffices."""
+    return Markup(re.sub(r"([._/-])", r"\1<wbr>", str(escape(text))))  # noqa: S704 (escaped)
 
 
 def _tables(results: dict[str, Any]) -> tuple[list[dict[str, Any]], int, int]:
@@ -104,7 +117,7 @@ def _tables(results: dict[str, Any]) -> tuple[list[dict[str, Any]], int, int]:
         left -= len(image or "")
         row["picture"] = image if left >= 0 else None
         dropped += left < 0
-    tables = []
+    tables: list[dict[str, Any]] = []
     for one in results["networks"]:
         rows = [row for row in kept.values() if row["network"] == one["label"]]
         everything = [row for row in layers if row["network"] == one["label"]]
@@ -137,7 +150,7 @@ def _eigenimage(component: list[float], kernel: int) -> str:
     return picture(weights / (np.abs(weights).max() or 1.0))
 
 
-def _ridges(results: dict[str, Any]) -> list[dict[str, Any]]:
+def _ridges(results: dict[str, Any], short: dict[str, str]) -> list[dict[str, Any]]:
     """A panel for each component of the common basis, at most nine."""
     found = list((results.get("distributions") or {}).items())[:RIDGES]
     if not found:
@@ -145,7 +158,7 @@ def _ridges(results: dict[str, Any]) -> list[dict[str, Any]]:
     low, high = results["range"]
     panels = []
     for place, ratio in enumerate(results["basis"]["ratios"][:9]):
-        rows = [(name, one["counts"][place]) for name, one in found]
+        rows = [(short.get(name, name), one["counts"][place]) for name, one in found]
         title = f"Component {place + 1}"
         panels.append({"title": title, "ratio": ratio, "figure": ridge_plot(rows, low, high, title)})
     return panels
