@@ -197,6 +197,21 @@ METHODS: dict[str, Method] = {
             "accuracy by no more than seed noise.",
         ),
         Method(
+            slug="convit",
+            where="offshelf.backbones.convit:convit",
+            part="backbones",
+            title="ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases",
+            authors="d'Ascoli, Touvron, Leavitt, Morcos, Biroli, Sagun",
+            year=2021,
+            paper="arXiv 2103.10697",
+            purpose="Train a vision transformer on few pictures: its first attention layers start as soft convolutions "
+            "and leave them where that pays, and gates and distances show layer by layer how far they went.",
+            parts=("convit", "set_locality", "locality_study", "LocalityProbe"),
+            command="offshelf finetune DATA --backbone convit_mini.random --image-size 32",
+            claim="The smaller the training set, the larger the advantage of ConViT over the same vision transformer "
+            "without gated positional self-attention.",
+        ),
+        Method(
             slug="halonet",
             where="offshelf.backbones.halo_attention:HaloAttention",
             part="backbones",

@@ -33,6 +33,7 @@ def test_search_by_words_ranks_by_the_summaries(monkeypatch: pytest.MonkeyPatch)
     assert nearest("one short description for several tasks")[0][0].slug == "reproductive-features"
     assert nearest("transformer with convolutions and no position embedding")[0][0].slug == "cvt"
     assert nearest("local self-attention over blocks")[0][0].slug == "halonet"
+    assert nearest("gates of attention layers that start as convolutions")[0][0].slug == "convit"
 
 
 @pytest.mark.slow
@@ -44,6 +45,8 @@ def test_search_by_meaning_needs_no_common_words() -> None:
         nearest("squeeze a long description of each radiograph into a short one")[0][0].slug == "reproductive-features"
     )
     assert nearest("feature pyramid from a transformer for detection")[0][0].slug == "cvt"
+    assert nearest("how far does each attention head look")[0][0].slug == "convit"
+    assert nearest("transformer with a convolutional start for small data")[0][0].slug == "convit"
     assert how == "meaning (sentence embeddings)"
     assert nearest("attention inside neighbourhoods instead of convolutions")[0][0].slug == "halonet"
 

@@ -13,6 +13,7 @@ OURS: dict[str, tuple[str, ...]] = {
         *("halonet_h0", "halonet_h2", "halonet_h3", "halonet_h4", "halonet_h5", "halonet_h6", "halonet_h7"),
         "halonet_tiny",
     ),
+    "convit": ("convit", "convit_mini", "convit_tiny_plus", "convit_small_plus", "convit_base_plus"),
 }
 """Module of ``backbones`` -> the names of its builders."""
 

@@ -50,7 +50,8 @@ def freeze_unreached(module: nn.Module, batch: dict[str, torch.Tensor]) -> list[
             parameter.requires_grad_(False)
     with torch.no_grad():
         for name, buffer in module.named_buffers():
-            buffer.copy_(buffers[name])
+            if buffer.shape == buffers[name].shape:  # else the first pass made it, in place of a placeholder
+                buffer.copy_(buffers[name])
     return unreached
 
 

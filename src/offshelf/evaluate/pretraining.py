@@ -16,6 +16,7 @@ from datasets import Dataset
 from offshelf.backbones.card import BackboneCard, card_of, weights_hash
 from offshelf.backbones.choose import default_backbones
 from offshelf.backbones.export import save_backbone
+from offshelf.backbones.input_size import set_input_size
 from offshelf.backbones.load import load_backbone
 from offshelf.backbones.names import resolve
 from offshelf.backbones.route import has_bf16
@@ -137,8 +138,8 @@ class Pretraining:
         size = self.image_size or card.input_size[0]
         patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
         fits = size >= max(patch)  # else the method names sizes that do
-        if fits and (size, size) != tuple(card.input_size) and hasattr(model, "set_input_size"):
-            model.set_input_size(img_size=(size, size))  # type: ignore[operator]
+        if fits and (size, size) != tuple(card.input_size):
+            set_input_size(model, size, size)
         model.requires_grad_(True)
         with torch.random.fork_rng(devices=[]):  # new parts hang on the seed, and nothing outside moves
             torch.manual_seed(self.seed)

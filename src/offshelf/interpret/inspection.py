@@ -27,9 +27,10 @@ from offshelf.errors import BackboneError, NotApplicable
 from offshelf.interpret.cnn_filter_db import FilterDatabase, of_kernel
 from offshelf.interpret.filter_comparison import DRAW, compare_filters
 from offshelf.interpret.inspection_verdict import summary_of, verdict
+from offshelf.interpret.locality import hint
 from offshelf.interpret.networks import Network
 
-LOOKS: dict[str, str] = {}
+LOOKS: dict[str, str] = {"locality": "offshelf.interpret.locality:look"}
 """What else to look for in a network: key of results.json -> "module:function".
 
 The function takes ``(model, pictures, seed)``, where ``pictures`` is a Dataset or None, and gives what it found as JSON
@@ -87,7 +88,7 @@ def inspect_networks(
         said.append("Pictures were given, but nothing in these networks is told from pictures; they were not used.")
     whose = told["networks"][0]["label"] if len(told["networks"]) == 1 else f"{len(told['networks'])} networks"
     return {
-        "title": f"{kernel} × {kernel} filters of {whose}",
+        "title": (f"{kernel} × {kernel} filters of " if layers else "A look into ") + whose,
         "verb": "inspect",
         "kernel": kernel,
         "verdict": said,
@@ -143,6 +144,7 @@ def _gather(
                 advance(1)
             found = [_look(key, looks, model, network, pictures, seed) for key in LOOKS]
             if reason is not None and not any(found):
+                reason += hint(model, pictures)
                 left_out.append({"label": network.label, "reason": reason, "kind": "nothing to look at"})
                 continue
             kept.append(

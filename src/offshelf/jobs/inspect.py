@@ -38,6 +38,19 @@ class Inspected(RunResult):
         ]
         header = ["network", "layers", "filters", "degenerate", "sparsity", "entropy", "orthogonality"]
         console.table("", header, rows)
+        looked = [
+            [
+                label,
+                f"{study['pictures']}",
+                f"{study['uniform']:.2f}",
+                _range(study["layers"], "non_locality", 2),
+                _range(study["layers"], "gate", 3),
+            ]
+            for label, study in self.results.get("locality", {}).items()
+        ]
+        if looked:
+            header = ["network", "pictures", "all alike", "non-locality, first to last layer", "gate"]
+            console.table("Locality of attention", header, looked)
         for sentence in self.results["verdict"]:
             print(f"- {sentence}")
         for one in self.results["left_out"]:
@@ -121,6 +134,12 @@ def inspect(
         conclude(run, results, started)
     unreadable = any(one["kind"] == "unreadable" for one in results["left_out"])
     return Inspected(run.folder, results, exit_code=3 if unreadable else 0)
+
+
+def _range(layers: list[dict[str, Any]], key: str, digits: int) -> str:
+    """The means of the first and the last layer that have the number."""
+    known = [layer[key] for layer in layers if layer[key] is not None]
+    return f"{known[0]:.{digits}f} to {known[-1]:.{digits}f}" if known else "-"
 
 
 def _number(value: float | None) -> str:

@@ -14,6 +14,7 @@
       "distributions": {network: {"n", "counts": (components, bins), "mean", "components", "ratios"}},
       "shifts": [{"key", "title", "names", "values", "sizes", "floors", "small"}],
       "axes": [{"axis", "points": [{"label", "value", "n"}], "median"}],
+      "locality": {network: {"grid", "pictures", "reading", "uniform", "layers"}},
       "data": {"source", "fingerprint"}, "cost": {...}
     }
 
@@ -33,6 +34,7 @@ from offshelf.engine.files import finite
 from offshelf.errors import RunError
 from offshelf.report.content import printable
 from offshelf.report.filter_figures import depth_chart, picture, ridge_plot, shift_plot, strip
+from offshelf.report.locality import NETWORKS, locality_sections
 from offshelf.report.templating import environment, own
 
 NEEDED = ("networks", "layers", "verdict", "data", "kernel")
@@ -80,6 +82,8 @@ def render(results: Any, run: Any, folder: Path) -> str:
         axes=axes,
         shift_figure={"wide": shift_plot(axes, 900), "narrow": shift_plot(axes, 340)} if axes else None,
         matrix_most=MATRIX,
+        locality=locality_sections(results.get("locality") or {}),
+        locality_left_out=max(0, len(results.get("locality") or {}) - NETWORKS),
         data=results["data"],
         cost=results.get("cost") or {},
         run={"command": "", "versions": {}, "seed": None, "machine": {}, "arguments": {}} | run,

@@ -21,6 +21,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import nn
 
 from offshelf.backbones.card import card_of, weights_hash
+from offshelf.backbones.input_size import set_input_size
 from offshelf.backbones.load import load_backbone
 from offshelf.backbones.route import has_bf16
 from offshelf.data.pixels import load_pixels
@@ -328,6 +329,8 @@ class FineTune(ClassifierMixin, BaseEstimator):
         torch.manual_seed(self.random_state)
         model = load_backbone(self.backbone, num_classes=len(self.classes_), drop_path=self.drop_path)
         self.card_ = card_of(model)
+        if tuple(self.card_.input_size) != (self.image_size, self.image_size):
+            set_input_size(model, self.image_size, self.image_size)
         head = _classifier(model)
         if self.head_std is not None:
             for name, parameter in head.named_parameters():

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from offshelf.backbones.card import BackboneCard, card_of
+from offshelf.backbones.input_size import set_input_size
 from offshelf.backbones.load import load_backbone
 from offshelf.backbones.preprocess import Resize
 from offshelf.backbones.readout import Readout
@@ -120,8 +121,8 @@ class Network:
         """``batch (B, 3, H, W)`` -> ``(B, width)`` float32, by the decided route; the first batch decides."""
         if self._fast is None:
             model = load_backbone(self.name, num_classes=None if self.readout == "logits" else 0)
-            if self.resized and hasattr(model, "set_input_size"):  # position tables are made for one size
-                model.set_input_size(img_size=tuple(self.card.input_size))  # type: ignore[operator]
+            if self.resized:  # position tables are made for one size
+                set_input_size(model, *self.card.input_size)
             if self.decision is None:
                 self._fast = FastNetwork(model)
                 spread = batch[:: max(1, len(batch) // GUARD_PIECES)][:GUARD_PIECES]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from offshelf.backbones.card import card_of
+from offshelf.backbones.input_size import set_input_size
 from offshelf.backbones.load import load_backbone
 from offshelf.backbones.readout import read
 from offshelf.engine.runs import machine
@@ -59,8 +60,8 @@ def _passes(backbone: str, input_size: int | None) -> list[float]:
     model = load_backbone(backbone)
     card = card_of(model)
     side = (input_size, input_size) if input_size else card.input_size
-    if input_size and tuple(card.input_size) != side and hasattr(model, "set_input_size"):
-        model.set_input_size(img_size=side)  # type: ignore[operator]
+    if input_size and tuple(card.input_size) != side:
+        set_input_size(model, *side)
     pictures = torch.randn(BATCH, 3, *side, generator=torch.Generator().manual_seed(0))
     seconds = []
     with torch.inference_mode():
