@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from importlib import import_module
 
-OURS: dict[str, tuple[str, ...]] = {}
+OURS: dict[str, tuple[str, ...]] = {
+    "inception_v4": ("inception_resnet_v1", "inception_resnet_v2_paper", "inception_mini", "inception_resnet_mini"),
+}
 """Module of ``backbones`` -> the names of its builders."""
 
 
