@@ -103,9 +103,9 @@ MINI = Widths(
 )
 MINI_PLAIN = Widths(
     blocks=(
-        (((16, 1),), ((18, 1), (16, 3)), ((18, 1), (20, 3), (16, 3))),
-        (((24, 1),), ((28, 1), (30, (1, 5)), (48, (5, 1)))),
-        (((48, 1),), ((56, 1), (56, (1, 3)), (72, (3, 1)))),
+        (((16, 1),), ((20, 1), (16, 3)), ((20, 1), (22, 3), (16, 3))),
+        (((24, 1),), ((28, 1), (32, (1, 5)), (48, (5, 1)))),
+        (((48, 1),), ((64, 1), (64, (1, 3)), (72, (3, 1)))),
     ),
     reductions=_MINI_REDUCTIONS,
     repeats=(4, 6, 2),
@@ -186,9 +186,7 @@ class ResidualBlock(nn.Module):
 def plain_block(channels: int, branches: Branches, pooled: int) -> Parallel:
     """A block of Inception-v4: branches concatenated, the last one an average (padding not counted) and a 1 x 1."""
     average = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
-    return Parallel(
-        *[branch(channels, layers) for layers in branches], nn.Sequential(average, conv(channels, pooled))
-    )
+    return Parallel(*[branch(channels, layers) for layers in branches], nn.Sequential(average, conv(channels, pooled)))
 
 
 def reduction(channels: int, branches: Branches, valid: bool) -> tuple[Parallel, int]:
@@ -435,7 +433,12 @@ def _by_stage(scale: float | Sequence[float]) -> tuple[float, float, float]:
 
 
 def _check(
-    stem: str, repeats: tuple[int, ...], width: float, auxiliary: bool, plain: bool, scale: float | Sequence[float] | None
+    stem: str,
+    repeats: tuple[int, ...],
+    width: float,
+    auxiliary: bool,
+    plain: bool,
+    scale: float | Sequence[float] | None,
 ) -> None:
     if stem not in SMALLEST:
         raise UsageError(f"stem={stem!r}: expected one of {', '.join(SMALLEST)}.")
@@ -444,7 +447,9 @@ def _check(
     if not 0 < width < float("inf"):
         raise UsageError(f"width={width}: expected a factor above 0.")
     if auxiliary and stem != "imagenet":
-        raise UsageError("auxiliary=True with stem='cifar': its maps are too small for a second classifier; leave it out.")
+        raise UsageError(
+            "auxiliary=True with stem='cifar': its maps are too small for a second classifier; leave it out."
+        )
     if scale is None:
         return
     if plain:
@@ -555,7 +560,9 @@ def inception_resnet(
     if version != "v2":
         raise UsageError(f"version={version!r}: expected one of v1, v2, v2-paper, mini, mini-plain.")
     if repeats is not None or width != 1.0 or stem not in (None, "imagenet"):
-        raise UsageError("version='v2' is timm's network, of fixed sizes; expected 'v2-paper' with repeats, width or stem.")
+        raise UsageError(
+            "version='v2' is timm's network, of fixed sizes; expected 'v2-paper' with repeats, width or stem."
+        )
     import timm
 
     model = timm.create_model("inception_resnet_v2", **settings)

@@ -88,7 +88,9 @@ def set_residual_scale(model: nn.Module, scale: float | Sequence[float]) -> list
         )
     scales = [float(scale)] * len(blocks) if isinstance(scale, int | float) else [float(one) for one in scale]
     if len(scales) != len(blocks):
-        raise UsageError(f"{len(scales)} scales for {len(blocks)} residual blocks: expected one number, or one a block.")
+        raise UsageError(
+            f"{len(scales)} scales for {len(blocks)} residual blocks: expected one number, or one a block."
+        )
     if not all(abs(one) < float("inf") for one in scales):
         raise UsageError(f"residual scale {scale}: expected finite numbers, such as 0.1.")
     before = residual_scales(model)
