@@ -329,8 +329,8 @@ def record(numbers: dict[str, Any], sizes: Sizes, classes: int) -> dict[str, Any
         f"smaller scales change the accuracy by {shown(numbers['no_cost'])} (no cost: {parts['no cost']}).",
         "rule": RULE,
         "setting": f"CIFAR-10 at {sizes.side} pixels, {sizes.train:,} training and {sizes.test:,} test pictures, "
-        f"mirrored at random, SGD with Nesterov momentum 0.9, constant learning rates, {len(sizes.seeds)} seeds, chance "
-        f"{1 / classes:.3f}. Race: inception_resnet_mini (s = 0.2, {parameters['mini']:,} parameters) and "
+        f"mirrored at random, SGD with Nesterov momentum 0.9, constant learning rates, {len(sizes.seeds)} seeds, "
+        f"chance {1 / classes:.3f}. Race: inception_resnet_mini (s = 0.2, {parameters['mini']:,} parameters) and "
         f"inception_mini ({parameters['mini-plain']:,}), {sizes.steps} steps of {sizes.batch_size} pictures, weight "
         f"decay 5e-4, learning rate {sizes.learning_rate:g}, for the plain one also others. Scaling: {sizes.blocks} "
         f"blocks of stage C with half the paper's branch widths on 4 x 4 maps of {sizes.channels:,} channels, "
@@ -368,8 +368,8 @@ def _notes(numbers: dict[str, Any], sizes: Sizes) -> list[str]:
         f"{': ' + said if said else ''}. The paper saw deaths after tens of thousands of steps; this measurement is "
         f"over after {sizes.scale_steps}.",
         f"Steps to loss {sizes.losses[-1]:g}, seed by seed: {reached}.",
-        "The paper compares networks of 40 and more million parameters on ImageNet. A plain network is not tuned beyond "
-        "its learning rates, and nothing here says how either would end after a long training.",
+        "The paper compares networks of 40 and more million parameters on ImageNet. The plain network is not tuned "
+        "beyond its learning rates, and nothing here says how either would end after a long training.",
     ]
 
 

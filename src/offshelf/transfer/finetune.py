@@ -22,6 +22,7 @@ from torch import nn
 
 from offshelf.backbones.card import card_of, weights_hash
 from offshelf.backbones.load import load_backbone
+from offshelf.backbones.picture_size import require_size
 from offshelf.backbones.route import has_bf16
 from offshelf.data.pixels import load_pixels
 from offshelf.data.samples import as_samples
@@ -328,6 +329,7 @@ class FineTune(ClassifierMixin, BaseEstimator):
         torch.manual_seed(self.random_state)
         model = load_backbone(self.backbone, num_classes=len(self.classes_), drop_path=self.drop_path)
         self.card_ = card_of(model)
+        require_size(model, self.image_size)
         head = _classifier(model)
         if self.head_std is not None:
             for name, parameter in head.named_parameters():

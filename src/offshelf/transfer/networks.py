@@ -15,6 +15,7 @@ import torch
 from offshelf.backbones.card import BackboneCard, card_of
 from offshelf.backbones.load import load_backbone
 from offshelf.backbones.preprocess import Resize
+from offshelf.backbones.picture_size import require_size
 from offshelf.backbones.readout import Readout
 from offshelf.backbones.route import FastNetwork, cpu_signature
 from offshelf.engine.cache import VERSION, FeatureCache, cache_root
@@ -122,6 +123,8 @@ class Network:
             model = load_backbone(self.name, num_classes=None if self.readout == "logits" else 0)
             if self.resized and hasattr(model, "set_input_size"):  # position tables are made for one size
                 model.set_input_size(img_size=tuple(self.card.input_size))  # type: ignore[operator]
+            if self.resized:
+                require_size(model, self.card.input_size[0])
             if self.decision is None:
                 self._fast = FastNetwork(model)
                 spread = batch[:: max(1, len(batch) // GUARD_PIECES)][:GUARD_PIECES]

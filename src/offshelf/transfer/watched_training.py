@@ -34,7 +34,7 @@ class Course:
     seconds: float = 0.0
 
 
-class _Diverged(OffshelfError):
+class _DivergedError(OffshelfError):
     """The loss is no number any more."""
 
 
@@ -62,7 +62,7 @@ class _Watched(Classification):
         told = super().forward(batch)
         self.loss_now = float(told["loss"].detach())
         if not np.isfinite(self.loss_now):
-            raise _Diverged(f"the loss became {self.loss_now} at step {len(self.course.losses) + 1}.")
+            raise _DivergedError(f"the loss became {self.loss_now} at step {len(self.course.losses) + 1}.")
         return told
 
     def after_step(self, step: int, total: int) -> None:
@@ -112,7 +112,7 @@ def watched_training(
     began = time.perf_counter()
     try:
         train(module, data, plan, launch=launch, watch=watch)
-    except _Diverged:
+    except _DivergedError:
         course.diverged_at = len(course.losses) + 1
         advance(steps - len(course.losses))
     model.to("cpu").eval()
