@@ -269,7 +269,7 @@ class InceptionResNet(nn.Module):
         global_pool: str = "avg",
     ) -> None:
         super().__init__()
-        stem = stem or ("cifar" if version.startswith("mini") else "imagenet")
+        stem = stem or _default_stem(version)
         plan = VERSIONS.get(version)
         if plan is None:
             raise UsageError(f"version={version!r}: expected one of {', '.join(VERSIONS)}.")
@@ -427,6 +427,10 @@ class InceptionResNet(nn.Module):
         self.grad_checkpointing = enable
 
 
+def _default_stem(version: str) -> str:
+    return "cifar" if version.startswith("mini") else "imagenet"
+
+
 def _by_stage(scale: float | Sequence[float]) -> tuple[float, float, float]:
     a, b, c = (scale,) * 3 if isinstance(scale, int | float) else scale
     return float(a), float(b), float(c)
@@ -489,12 +493,14 @@ default_cfgs = generate_default_cfgs(
 
 
 def _build(name: str, pretrained: bool, version: str, settings: dict[str, Any]) -> InceptionResNet:
+    small = (settings.get("stem") or _default_stem(version)) == "cifar"
+    taps = 4 if small else 5  # the maps that features_only gives by default
     register_architectures()  # timm finds the network's settings by its name
     return build_model_with_cfg(
         InceptionResNet,
         name,
         pretrained,
-        feature_cfg={"flatten_sequential": True},
+        feature_cfg={"flatten_sequential": True, "out_indices": tuple(range(taps))},
         **{"version": version, **settings},
     )
 

@@ -30,6 +30,7 @@ class Curve(NamedTuple):
     steps: Sequence[float]
     values: Sequence[float | None]
     bounds: Sequence[tuple[float, float] | None] | None = None
+    place: int | None = None  # of its colour and dashes, where another chart has the same thing; else by order
 
 
 def line_chart(
@@ -65,7 +66,8 @@ def line_chart(
         figure = canvas(width, height)
         area = axes(figure, 52, 14, width - 52 - 16, height - 14 - 42)
         for index, curve in enumerate(curves):
-            colour, dashes = (ACCENT, ()) if len(curves) == 1 else signs(index)
+            place = index if curve.place is None else curve.place
+            colour, dashes = (ACCENT, ()) if len(curves) == 1 and curve.place is None else signs(place)
             steps, values = thinned(curve.steps, curve.values)
             if curve.bounds is not None and len(curve.steps) > POINTS_WITH_MARKERS:
                 sides = [[None if bound is None else bound[side] for bound in curve.bounds] for side in (0, 1)]

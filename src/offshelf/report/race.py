@@ -69,50 +69,50 @@ def _charts(results: dict[str, Any]) -> dict[str, Any]:
     arms = results["arms"]
     limits = results["thresholds"]
     line = {"line": min(limits), "line_label": f"threshold {min(limits):g}"} if limits else {}
-    curves = [curve for arm in arms if (curve := _loss(arm)) is not None]
-    streams = [arm for arm in arms if arm.get("stream")]
+    curves = [curve for place, arm in enumerate(arms) if (curve := _loss(arm, place)) is not None]
+    streams = [(place, arm) for place, arm in enumerate(arms) if arm.get("stream")]
     return {
         "loss": _twice(curves, "Training loss", "l", **line) if curves else None,
-        "legend": legend([arm["name"] for arm in arms if _loss(arm) is not None]),
+        "legend": legend(curves),
         "accuracy": _accuracy(results),
         "streams": [
             {
                 "title": f"At the {when}",
                 "figure": line_chart(
-                    [_stream(arm, when) for arm in streams], f"RMS of the residual stream at the {when}",
+                    [_stream(arm, when, place) for place, arm in streams], f"RMS of the residual stream at the {when}",
                     f"s{when}-", size=SMALL, over="block",
                 ),
             }
             for when in ("start", "end")
-            if streams and all(value is not None for arm in streams for value in arm["stream"][when])
+            if streams and all(value is not None for _, arm in streams for value in arm["stream"][when])
         ],
-        "stream_legend": legend([arm["name"] for arm in streams]),
+        "stream_legend": legend([_stream(arm, "start", place) for place, arm in streams]),
     }  # fmt: skip
 
 
-def legend(names: list[str]) -> list[dict[str, Any]]:
-    """Name, colour and dashes of each curve; nothing for a single one, which needs none."""
-    marks = [signs(place) for place in range(len(names))]
+def legend(curves: list[Curve]) -> list[dict[str, Any]]:
+    """Name, colour and dashes of each curve; a network has the same in every chart."""
+    marks = [signs(curve.place or 0) for curve in curves]
     return [
-        {"label": name, "colour": colour, "dashes": " ".join(f"{length:g}" for length in dashes)}
-        for name, (colour, dashes) in zip(names, marks)
-    ] * (len(names) > 1)
+        {"label": curve.label, "colour": colour, "dashes": " ".join(f"{length:g}" for length in dashes)}
+        for curve, (colour, dashes) in zip(curves, marks)
+    ]
 
 
-def _loss(arm: dict[str, Any]) -> Curve | None:
+def _loss(arm: dict[str, Any], place: int) -> Curve | None:
     """The smoothed loss from the first step that has one, with the range over the seeds; None without any."""
     curve = arm["curve"]
-    known = [place for place, value in enumerate(curve["mean"]) if value is not None]
+    known = [step for step, value in enumerate(curve["mean"]) if value is not None]
     if not known:
         return None
     rows = slice(known[0], known[-1] + 1)
-    bounds = [(low, high) for low, high in zip(curve["low"][rows], curve["high"][rows])]
-    return Curve(arm["name"], curve["steps"][rows], curve["mean"][rows], bounds)
+    bounds = list(zip(curve["low"][rows], curve["high"][rows]))
+    return Curve(arm["name"], curve["steps"][rows], curve["mean"][rows], bounds, place)
 
 
-def _stream(arm: dict[str, Any], when: str) -> Curve:
+def _stream(arm: dict[str, Any], when: str, place: int) -> Curve:
     values = arm["stream"][when]
-    return Curve(arm["name"], list(range(len(values))), values)
+    return Curve(arm["name"], list(range(len(values))), values, place=place)
 
 
 def _twice(curves: list[Curve], title: str, prefix: str, **line: Any) -> dict[str, Any]:
