@@ -74,7 +74,11 @@ def test_the_interval_over_seeds_is_students() -> None:
 def test_ratios_and_what_they_are_bounds_of() -> None:
     told = step_ratio([100, 90], [50, 30], 200)
     assert told["by_seed"] == [2.0, 3.0] and told["bound"] is None and told["ratio"]["value"] == pytest.approx(6**0.5)
-    assert step_ratio([None, 90], [50, 30], 200) | {"ratio": 0} == {"by_seed": [4.0, 3.0], "bound": "at least", "ratio": 0}
+    assert step_ratio([None, 90], [50, 30], 200) | {"ratio": 0} == {
+        "by_seed": [4.0, 3.0],
+        "bound": "at least",
+        "ratio": 0,
+    }
     assert step_ratio([100, 90], [50, None], 200)["bound"] == "at most"
     for first, other in (([None, 90], [None, 30]), ([None, 90], [50, None])):
         assert step_ratio(first, other, 200)["ratio"]["value"] is None
@@ -126,9 +130,13 @@ def test_the_quicker_network_is_told() -> None:
     assert ratio["ratio"]["value"] > 1 and told["pairs"][0]["first"] == "slow"
     for arm, steps in ((slow, slow["reached"][0]["by_seed"]), (quick, quick["reached"][0]["by_seed"])):
         mean, low, high = (arm["curve"][key] for key in ("mean", "low", "high"))
-        assert mean[3] is None and mean[4] is not None and all(a <= b <= c for a, b, c in zip(low[4:], mean[4:], high[4:]))
+        assert (
+            mean[3] is None and mean[4] is not None and all(a <= b <= c for a, b, c in zip(low[4:], mean[4:], high[4:]))
+        )
         assert len(steps) == 3 and arm["accuracy"]["value"] == pytest.approx(np.mean(arm["accuracy_by_seed"]))
-    assert told["pairs"][0]["accuracy"]["value"] == pytest.approx(quick["accuracy"]["value"] - slow["accuracy"]["value"])
+    assert told["pairs"][0]["accuracy"]["value"] == pytest.approx(
+        quick["accuracy"]["value"] - slow["accuracy"]["value"]
+    )
 
 
 def test_equal_networks_have_a_ratio_of_one_and_no_difference() -> None:

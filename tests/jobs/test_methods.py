@@ -30,6 +30,7 @@ def test_search_by_words_ranks_by_the_summaries(monkeypatch: pytest.MonkeyPatch)
     entries, how = nearest("finding the same object again with a linear svm")
     assert entries[0].slug == "off-the-shelf"
     assert "pip install 'offshelf[search]'" in how
+    assert nearest("which design trains faster with residual connections")[0][0].slug == "inception-v4"
     assert nearest("one short description for several tasks")[0][0].slug == "reproductive-features"
 
 
@@ -41,6 +42,7 @@ def test_search_by_meaning_needs_no_common_words() -> None:
     assert (
         nearest("squeeze a long description of each radiograph into a short one")[0][0].slug == "reproductive-features"
     )
+    assert nearest("my gradients explode, shrink what each skip block adds")[0][0].slug == "inception-v4"
     assert how == "meaning (sentence embeddings)"
 
 

@@ -39,7 +39,9 @@ def multi_crops(picture: torch.Tensor, size: int, crops: Crops = 10) -> torch.Te
     if crops not in (10, 12, 144):
         raise UsageError(f"crops={crops!r}: expected 10, 12 or 144.")
     if picture.ndim != 3 or size < 1:
-        raise UsageError(f"a picture of shape {tuple(picture.shape)} and size={size}: expected (C, H, W) and 1 or more.")
+        raise UsageError(
+            f"a picture of shape {tuple(picture.shape)} and size={size}: expected (C, H, W) and 1 or more."
+        )
     found = []
     for scale in SCALES if crops == 144 else SCALES[:1]:
         side = round(scale * size)

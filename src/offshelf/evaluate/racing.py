@@ -241,7 +241,9 @@ def verdict(results: dict[str, Any]) -> list[str]:
                 f"{min(broken)}; lower --learning-rate or, in a residual network, --residual-scales."
             )
     if len(results["seeds"]) == 1:
-        said.append("One seed does not say how far another one would have moved the steps; take three or more (--seeds).")
+        said.append(
+            "One seed does not say how far another one would have moved the steps; take three or more (--seeds)."
+        )
     return said
 
 
@@ -283,4 +285,3 @@ def _told_apart(results: dict[str, Any], name: str, place: int) -> str:
         doubt = "" if apart or math.isclose(value, 1) and not bounds else ", which the seeds do not tell from 1"
         return f"; {slower} takes {bound}{value:.2f}{shown} times as many{doubt}"
     return ""
-
