@@ -36,7 +36,9 @@ _WHERE = {
     "open_dataset": "offshelf.data.sources",
     "predict": "offshelf.jobs.predict",
     "pretrain": "offshelf.jobs.pretrain",
+    "race": "offshelf.jobs.race",
     "register_architectures": "offshelf.backbones.architectures",
+    "set_residual_scale": "offshelf.backbones.residual_scale",
 }
 
 __all__ = sorted(_WHERE)  # noqa: PLE0605

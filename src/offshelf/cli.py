@@ -106,6 +106,15 @@ VERBS = {
             "offshelf inspect networks.csv --group medical=runs/a,runs/b natural=runs/c",
         ),
     ),
+    "race": Verb(
+        "offshelf.jobs.race:race",
+        "Train networks side by side on the same batches, and say which learns sooner.",
+        (
+            "offshelf race photos/ --backbones inception_mini.random inception_resnet_mini.random --image-size 32",
+            "offshelf race photos/ --backbones resnet18.random --residual-scales 1 0.3 0.1 --thresholds 1.4 1.2",
+            "offshelf race photos/ --backbones resnet18.random resnet18.a1_in1k --epochs 10 --seeds 5",
+        ),
+    ),
     "methods": Verb(
         "offshelf.jobs.methods:methods",
         "Show the methods in this library, one of them in full, or those nearest to some words.",

@@ -228,6 +228,22 @@ METHODS: dict[str, Method] = {
             "parameters it is at least as accurate as 3x3 convolution in the later stages of a residual network.",
         ),
         Method(
+            slug="inception-v4",
+            where="offshelf.backbones.inception_v4:InceptionResNet",
+            part="backbones",
+            title="Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning",
+            authors="Szegedy, Ioffe, Vanhoucke, Alemi",
+            year=2016,
+            paper="arXiv 1602.07261",
+            purpose="See which network design learns sooner: train several side by side on the same batches, and watch "
+            "how residual connections and the scale of their branches speed up and steady the training.",
+            parts=("inception_resnet", "set_residual_scale", "residual_scaling_study", "convergence_race"),
+            command="offshelf race DATA --backbones inception_mini.random inception_resnet_mini.random",
+            claim="At equal size a residual Inception network reaches a training loss in fewer steps than one that "
+            "concatenates, and ends about as accurate; in a wide residual network branches scaled by 0.1 to 0.3 keep "
+            "activations and gradients bounded where unscaled ones do not, at no cost of accuracy.",
+        ),
+        Method(
             slug="cnn-filter-db",
             where="offshelf.interpret.cnn_filter_db:FilterDatabase",
             part="interpret",

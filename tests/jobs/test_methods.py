@@ -30,6 +30,7 @@ def test_search_by_words_ranks_by_the_summaries(monkeypatch: pytest.MonkeyPatch)
     entries, how = nearest("finding the same object again with a linear svm")
     assert entries[0].slug == "off-the-shelf"
     assert "pip install 'offshelf[search]'" in how
+    assert nearest("which design trains faster with residual connections")[0][0].slug == "inception-v4"
     assert nearest("one short description for several tasks")[0][0].slug == "reproductive-features"
     assert nearest("transformer with convolutions and no position embedding")[0][0].slug == "cvt"
     assert nearest("local self-attention over blocks")[0][0].slug == "halonet"
@@ -47,6 +48,7 @@ def test_search_by_meaning_needs_no_common_words() -> None:
     assert nearest("feature pyramid from a transformer for detection")[0][0].slug == "cvt"
     assert nearest("how far does each attention head look")[0][0].slug == "convit"
     assert nearest("transformer with a convolutional start for small data")[0][0].slug == "convit"
+    assert nearest("my gradients explode, shrink what each skip block adds")[0][0].slug == "inception-v4"
     assert how == "meaning (sentence embeddings)"
     assert nearest("attention inside neighbourhoods instead of convolutions")[0][0].slug == "halonet"
 

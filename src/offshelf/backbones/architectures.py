@@ -14,6 +14,7 @@ OURS: dict[str, tuple[str, ...]] = {
         "halonet_tiny",
     ),
     "convit": ("convit", "convit_mini", "convit_tiny_plus", "convit_small_plus", "convit_base_plus"),
+    "inception_v4": ("inception_resnet_v1", "inception_resnet_v2_paper", "inception_mini", "inception_resnet_mini"),
 }
 """Module of ``backbones`` -> the names of its builders."""
 

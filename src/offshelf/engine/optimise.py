@@ -28,6 +28,11 @@ def make_optimiser(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.
         from timm.optim import Lamb
 
         return Lamb(groups, betas=recipe.betas, max_grad_norm=None)
+    if recipe.optimiser == "rmsprop":  # eps 1 inside the root, as the Inception papers have it; torch's is outside
+        from timm.optim import RMSpropTF
+
+        momentum, decay = recipe.betas
+        return RMSpropTF(groups, alpha=decay, momentum=momentum, eps=1.0)
     sharded = any(hasattr(parameter, "full_tensor") for group in groups for parameter in group["params"])
     return torch.optim.AdamW(groups, betas=recipe.betas, fused=None if sharded else True)  # one pass over the weights
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Optimiser = Literal["adamw", "sgd", "lamb"]
+Optimiser = Literal["adamw", "sgd", "lamb", "rmsprop"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Recipe:
     learning_rate : peak step for ``batch_size`` pictures; scaled linearly when another batch size is asked for.
     warmup : share of all steps with a linearly growing learning rate; then half a cosine down to
         ``final_rate`` x peak.
-    betas : of AdamW and LAMB; the first is the momentum of SGD (Nesterov).
+    betas : of AdamW and LAMB; the first is the momentum of SGD (Nesterov) and RMSProp, the second RMSProp's decay.
     clip : largest norm of the whole gradient, or None.
     """
 

@@ -24,12 +24,13 @@ LEAST_APART = 36  # pixels between the labels of a logarithmic axis
 
 
 class Curve(NamedTuple):
-    """One line: values over steps, None where not defined, and their intervals where there are any."""
+    """One line: values over steps, None where not defined, and their intervals (bars, or a band where there are many)."""
 
     label: str
     steps: Sequence[float]
     values: Sequence[float | None]
     bounds: Sequence[tuple[float, float] | None] | None = None
+    place: int | None = None  # of its colour and dashes, where another chart has the same thing; else by order
 
 
 def line_chart(
@@ -65,9 +66,14 @@ def line_chart(
         figure = canvas(width, height)
         area = axes(figure, 52, 14, width - 52 - 16, height - 14 - 42)
         for index, curve in enumerate(curves):
-            colour, dashes = (ACCENT, ()) if len(curves) == 1 else signs(index)
+            place = index if curve.place is None else curve.place
+            colour, dashes = (ACCENT, ()) if len(curves) == 1 and curve.place is None else signs(place)
             steps, values = thinned(curve.steps, curve.values)
-            if curve.bounds is not None and len(curve.steps) <= POINTS_WITH_MARKERS:
+            if curve.bounds is not None and len(curve.steps) > POINTS_WITH_MARKERS:
+                sides = [[None if bound is None else bound[side] for bound in curve.bounds] for side in (0, 1)]
+                (_, low), (_, high) = (thinned(curve.steps, side) for side in sides)
+                area.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+            elif curve.bounds is not None:
                 for step, bound in zip(curve.steps, curve.bounds):
                     if bound is not None:
                         area.plot([step, step], bound, color=colour, linewidth=1, alpha=0.55)
