@@ -31,6 +31,7 @@ def test_search_by_words_ranks_by_the_summaries(monkeypatch: pytest.MonkeyPatch)
     assert entries[0].slug == "off-the-shelf"
     assert "pip install 'offshelf[search]'" in how
     assert nearest("one short description for several tasks")[0][0].slug == "reproductive-features"
+    assert nearest("filters that look random in an over-sized network")[0][0].slug == "cnn-filter-db"
 
 
 @pytest.mark.slow
@@ -41,6 +42,7 @@ def test_search_by_meaning_needs_no_common_words() -> None:
     assert (
         nearest("squeeze a long description of each radiograph into a short one")[0][0].slug == "reproductive-features"
     )
+    assert nearest("examine the weights for dead kernels")[0][0].slug == "cnn-filter-db"
     assert how == "meaning (sentence embeddings)"
 
 
