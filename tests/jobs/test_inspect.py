@@ -59,7 +59,7 @@ def test_a_run_is_sealed_shown_and_the_same_again(tmp_path: Path, capsys: pytest
 
 
 def test_what_was_learnt_is_told_from_what_is_random(tmp_path: Path) -> None:
-    results = inspect([TRAINED, RANDOM], filters=False, out=tmp_path / "run").results
+    results = inspect([TRAINED, RANDOM], filters=False, out=tmp_path / "run").results  # --no-filters
     assert not (tmp_path / "run" / "filters.parquet").exists()
     trained, random = results["networks"]
     # The smallest layer has 48 filters, of which a draw may fall a little below the edge of random ones.
