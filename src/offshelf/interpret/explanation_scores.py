@@ -32,6 +32,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.integrate import trapezoid
 from scipy.stats import rankdata
 from torch import nn
 
@@ -261,7 +262,7 @@ def _areas(
 
     def curve(kept: Callable[[torch.Tensor, int], torch.Tensor]) -> np.ndarray:
         values = [_asked(model, torch.where(kept(rank, count), x, mean), classes, probability) for count in turned]
-        return np.trapezoid(np.stack(values), np.array(turned) / cells, axis=0)
+        return trapezoid(np.stack(values), np.array(turned) / cells, axis=0)
 
     return curve(lambda when, count: when >= count), curve(lambda when, count: when < count)
 
