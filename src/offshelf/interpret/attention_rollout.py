@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from offshelf.errors import BackboneError
+from offshelf.interpret.saliency import name_of
 
 
 def attention_rollout(model: nn.Module, x: torch.Tensor, classes: torch.Tensor | None = None) -> torch.Tensor:
@@ -43,8 +44,7 @@ def attention_rollout(model: nn.Module, x: torch.Tensor, classes: torch.Tensor |
         For networks without such layers, or whose head reads something else than a token or the mean of tokens.
     """
     network: Any = model
-    name = type(getattr(network, "network", network)).__name__
-    refusal = f"{name}: attention cannot be rolled out, since "
+    refusal = f"{name_of(network)}: attention cannot be rolled out, since "
     layers = [layer for layer in network.modules() if hasattr(layer, "fused_attn") and _drops(layer)]
     if not layers or not hasattr(network, "forward_intermediates"):
         raise BackboneError(f"{refusal}it has no layers of attention; take a vision transformer, or grad-cam.")

@@ -33,8 +33,8 @@ class Explanation(NamedTuple):
 def input_x_gradient(model: nn.Module, x: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """Each pixel times the gradient of the class's score before the softmax, summed over colours.
 
-    Signed ``(B, H, W)``: the first-order effect of putting the pixel to the mean colour of the network's pictures, which
-    is 0 after normalisation. Shrikumar et al. 2016, arXiv 1605.01713.
+    Signed ``(B, H, W)``: the first-order effect of putting the pixel to the mean colour of the network's pictures,
+    which is 0 after normalisation. Shrikumar et al. 2016, arXiv 1605.01713.
     """
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
