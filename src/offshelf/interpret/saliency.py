@@ -64,7 +64,8 @@ def class_activation(model: nn.Module, x: torch.Tensor, classes: torch.Tensor) -
     if not gradient.any():
         raise BackboneError(
             f"the decision of {name_of(network)} does not rest on its last map, as with a vision transformer that "
-            "reads its class token; explain a convolutional network, or a transformer that takes the mean of its tokens."
+            "reads its class token; explain a convolutional network, or a transformer that takes the mean of its "
+            "tokens."
         )
     return (gradient.mean(dim=(2, 3), keepdim=True) * activation).sum(dim=1).relu().float()
 
