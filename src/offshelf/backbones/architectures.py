@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-OURS: dict[str, tuple[str, ...]] = {}
+OURS: dict[str, tuple[str, ...]] = {"b_cosification": ("b_cos",)}
 """Module of ``backbones`` -> the names of its builders."""
 
 
