@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from offshelf.backbones.b_cosification import bcosify, refresh_statistics
 from offshelf.backbones.load import load_backbone
 from offshelf.errors import BackboneError, UsageError
 from offshelf.interpret.attention_rollout import attention_rollout
@@ -152,7 +153,7 @@ def test_explain_brings_every_map_to_the_size_of_the_picture_and_leaves_the_netw
 def test_parts_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x, classes = network("test_vit2.random"), pictures(3, 64), torch.tensor([0, 1, 2])
     whole = explain(model, x, classes)
-    assert list(whole) == ["grad-cam", "input-x-gradient", "attention-rollout"]
+    assert list(whole) == ["grad-cam", "attention-rollout", "input-x-gradient"]
     monkeypatch.setattr("offshelf.interpret.explanations.PIXELS_AT_ONCE", 64 * 64)
     for name, maps in explain(model, x, classes).items():
         torch.testing.assert_close(maps, whole[name], rtol=1e-4, atol=1e-5)
@@ -160,11 +161,28 @@ def test_parts_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_which_methods_serve_and_why_the_others_do_not() -> None:
     names, refused = serving(network("test_vit.random"), pictures(1, 160))
-    assert names == ["input-x-gradient", "attention-rollout"]
+    assert names == ["attention-rollout", "input-x-gradient"]
     assert "does not rest on its last map" in refused["grad-cam"]
+    assert "exact in B-cos networks only" in refused["contributions"]
     assert set(names) | set(refused) == set(EXPLANATIONS)
     with pytest.raises(BackboneError, match="no layers of attention"):
         explain(network("test_resnet.random"), pictures(1, 64), torch.tensor([0]), ["attention-rollout"])
+
+
+def test_contributions_are_a_b_cos_networks_own_and_sum_to_its_logit() -> None:
+    model = bcosify(network("test_resnet.random")).eval()
+    x, classes = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2])
+    refresh_statistics(model, [x])
+    found = explain(model, x, classes)
+    assert list(found) == ["contributions", "grad-cam", "input-x-gradient"]
+    with torch.no_grad():
+        logits = model(x).gather(1, classes[:, None])[:, 0]
+    torch.testing.assert_close(found["contributions"].sum(dim=(1, 2)) - np.log(2), logits, rtol=1e-4, atol=1e-4)
+    # The plain gradient is another map; times the six channels it sums to the logit too (Euler), to the stabiliser.
+    assert not torch.allclose(found["input-x-gradient"], found["contributions"], rtol=0.1, atol=1e-4)
+    torch.testing.assert_close(
+        found["input-x-gradient"].sum(dim=(1, 2)), found["contributions"].sum(dim=(1, 2)), rtol=0.05, atol=0.02
+    )
 
 
 def test_wrong_names_are_answered_with_near_ones() -> None:

@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from offshelf.backbones.b_cosification import BCosNetwork
 from offshelf.errors import BackboneError, UsageError, near
 from offshelf.interpret.attention_rollout import attention_rollout
-from offshelf.interpret.saliency import class_activation
+from offshelf.interpret.b_cos_explanation import explain_b_cos
+from offshelf.interpret.saliency import class_activation, name_of
 
 PIXELS_AT_ONCE = 2**20  # of the pictures explained at once, which bounds the memory of their gradients
 
@@ -30,25 +32,58 @@ class Explanation(NamedTuple):
     maps: Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+def contributions(model: nn.Module, x: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """What each pixel adds to the logit of a B-cos network, exactly; see `offshelf.interpret.b_cos_explanation`.
+
+    Raises
+    ------
+    BackboneError
+        For all other networks.
+    """
+    if not isinstance(model, BCosNetwork):
+        raise BackboneError(
+            f"{name_of(model)}: contributions are exact in B-cos networks only; take grad-cam or input-x-gradient, or "
+            "make one with `offshelf finetune DATA --backbone NAME --b-cos 2`."
+        )
+    return explain_b_cos(model, x, classes).contributions
+
+
 def input_x_gradient(model: nn.Module, x: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """Each pixel times the gradient of the class's score before the softmax, summed over colours.
 
     Signed ``(B, H, W)``: the first-order effect of putting the pixel to the mean colour of the network's pictures,
-    which is 0 after normalisation. Shrikumar et al. 2016, arXiv 1605.01713.
+    which is 0 after normalisation (a B-cos network normalises within; there the six channels are taken). Shrikumar et
+    al. 2016, arXiv 1605.01713.
     """
-    x = x.detach().requires_grad_(True)
+    inside = isinstance(model, BCosNetwork)
+    z = (model.encode(x) if inside else x).detach().requires_grad_(True)  # type: ignore[operator]
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(model(x).gather(1, classes.view(-1, 1)).sum(), x)
-    return (x.detach() * gradient).sum(dim=1).float()
+        scores = model.forward_encoded(z) if inside else model(z)  # type: ignore[operator]
+        (gradient,) = torch.autograd.grad(scores.gather(1, classes.view(-1, 1)).sum(), z)
+    return (z.detach() * gradient).sum(dim=1).float()
 
 
-EXPLANATIONS: dict[str, Explanation] = {
+EXPLANATIONS: dict[str, Explanation] = {  # in the order in which they are to be preferred
+    "contributions": Explanation(
+        "what each pixel adds to the score of the class; all pixels and a constant sum to it exactly",
+        "it says what this network added up, not whether it was right to",
+        "B-cos networks",
+        True,
+        contributions,
+    ),
     "grad-cam": Explanation(
         "places of the last map of the network whose channels raise the score of the class",
         "it is as coarse as that map, shows only what speaks for the class, and leaves out all layers before it",
         "convolutional networks, and transformers that take the mean of their tokens",
         False,
         class_activation,
+    ),
+    "attention-rollout": Explanation(
+        "patches that the token read by the head was mixed from, by attention over all layers",
+        "it is the same for every class, so it cannot say what speaks for one",
+        "vision transformers whose layers attend over all tokens",
+        False,
+        attention_rollout,
     ),
     "input-x-gradient": Explanation(
         "how the score of the class would change, to first order, if a pixel took the mean colour",
@@ -57,13 +92,6 @@ EXPLANATIONS: dict[str, Explanation] = {
         "every network",
         True,
         input_x_gradient,
-    ),
-    "attention-rollout": Explanation(
-        "patches that the token read by the head was mixed from, by attention over all layers",
-        "it is the same for every class, so it cannot say what speaks for one",
-        "vision transformers whose layers attend over all tokens",
-        False,
-        attention_rollout,
     ),
 }
 
