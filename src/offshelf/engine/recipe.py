@@ -18,8 +18,8 @@ class Recipe:
         ``final_rate`` x peak.
     betas : of AdamW and LAMB; the first is the momentum of SGD (Nesterov).
     clip : largest norm of the whole gradient, or None.
-    adaptive_clip : largest norm of the gradient of each output unit's weights, as a share of their own norm (Brock et al.
-        2021), or None.
+    adaptive_clip : largest norm of the gradient of an output unit's weights, as a share of their own norm (Brock et
+        al. 2021), or None.
     """
 
     optimiser: Optimiser = "adamw"
