@@ -45,7 +45,7 @@ def damped(out: torch.Tensor, norm: torch.Tensor, b: float, detach: bool) -> tor
     """
     if b == 1:
         return out
-    ratio = out.abs() / norm
+    ratio = out.abs() * norm.reciprocal()  # the norm has one channel: no division over all of them
     scale = ratio if b == 2 else (ratio + STABILISER) ** (b - 1)
     return (scale.detach() if detach else scale) * out
 
@@ -147,29 +147,58 @@ class UncentredBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, H, W)`` -> the same shape."""
         with full_precision(x):
-            var: Any = self._batch_variance(x.float()) if self.training else self.running_var
-            scale = torch.rsqrt(var + self.eps)
-            if self.weight is not None:
-                scale = scale * self.weight
-        y = x * scale.to(x.dtype)[:, None, None]
-        return y if self.bias is None else y + self.bias.to(x.dtype)[:, None, None]
+            wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+            weight: Any = x.new_ones(x.shape[1], dtype=wide.dtype) if self.weight is None else self.weight
+            if not self.training:
+                var: Any = self.running_var
+                y = wide * (weight * torch.rsqrt(var + self.eps))[:, None, None]
+            elif world_size() > 1:
+                mean, var, count = joined_moments(wide)
+                y = wide * (weight * torch.rsqrt(var + self.eps))[:, None, None]
+                self._remember(mean.detach(), var.detach(), float(count))
+            else:
+                y, mean, rstd = _UncentredNorm.apply(wide, weight, self.eps)
+                self._remember(mean, rstd**-2 - self.eps, x.numel() / x.shape[1])
+            y = y if self.bias is None else y + self.bias[:, None, None]
+        return y.to(x.dtype)
 
-    def _batch_variance(self, x: torch.Tensor) -> torch.Tensor:
-        """Of the batch (over all processes), remembered in the running moments as torch does."""
-        if world_size() > 1:
-            mean, var, count = joined_moments(x)
-        else:
-            var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-            count = x.new_tensor(x.numel() / x.shape[1])
-        with torch.no_grad():
-            assert self.running_mean is not None and self.running_var is not None
-            assert self.num_batches_tracked is not None
-            self.num_batches_tracked += 1
-            share = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
-            self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), share)
-            unbiased = var.detach() * count / (count - 1).clamp(min=1.0)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
-        return var
+    @torch.no_grad()
+    def _remember(self, mean: torch.Tensor, var: torch.Tensor, count: float) -> None:
+        """Take the batch's moments into the running ones, as torch does."""
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        share = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_((var * count / max(1.0, count - 1)).to(self.running_var.dtype), share)
+
+
+class _UncentredNorm(torch.autograd.Function):
+    """gamma x r with r = 1 / sqrt(var + eps) of the batch, by torch's fused batch norm: two to three times as fast.
+
+    With h = (x - m) r what the fused one gives, the value is gamma h + gamma m r. For N values a channel and the sums
+    of gradients s = sum g, the second part adds ``gamma r s / N (1 - m r h)`` to the fused gradient of x, and ``m r s``
+    to that of gamma.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
+        y, mean, rstd = torch.native_batch_norm(x, weight, None, None, None, True, 0.0, eps)
+        y.add_((weight * mean * rstd)[:, None, None])
+        ctx.save_for_backward(x, weight, mean, rstd)
+        ctx.mark_non_differentiable(mean, rstd)
+        ctx.eps = eps
+        return y, mean, rstd
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor, *unused: Any) -> tuple[torch.Tensor, torch.Tensor, None]:
+        x, weight, mean, rstd = ctx.saved_tensors
+        of_x, of_weight, total = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, None, None, mean, rstd, True, ctx.eps, [True, True, True]
+        )
+        share = weight * rstd * total * (x.shape[1] / x.numel())
+        of_x.add_((share * (1 + (mean * rstd) ** 2))[:, None, None])
+        of_x.sub_(x * (share * mean * rstd**2)[:, None, None])
+        return of_x, of_weight + mean * rstd * total, None
 
 
 class UncentredBatchNormAct2d(UncentredBatchNorm2d):

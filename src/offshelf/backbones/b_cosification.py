@@ -122,10 +122,8 @@ class BCosNetwork(nn.Module):
         base: Any = super()
         base.reset_classifier(num_classes, global_pool)
         found: Any = self.get_classifier()  # type: ignore[operator]
-        if type(found) is nn.Linear:
-            become(found, BCosLinear, b=self.b)
-            if not self.keep_bias:
-                found.bias = None
+        if isinstance(found, nn.Linear):
+            become(found, BCosLinear, b=self.b).bias = found.bias if self.keep_bias else None  # type: ignore[assignment]
 
     @contextmanager
     def explaining(self) -> Iterator[BCosNetwork]:
@@ -415,7 +413,9 @@ def b_cos(pretrained: bool = False, **settings: Any) -> BCosNetwork:
     ``base`` and ``base_args`` name the network it is made of (resnet18 by default), ``mean`` and ``std`` the pixel
     statistics inside it, and the other settings are those of `bcosify`; what is none of these goes to the base.
     """
-    return build_model_with_cfg(_build, "b_cos", pretrained, feature_cfg={"feature_cls": "getter"}, **settings)
+    return build_model_with_cfg(
+        _build, "b_cos", pretrained, feature_cfg={"feature_cls": "getter", "out_indices": None}, **settings
+    )
 
 
 _SETTINGS = ("b", "keep_bias", "swap_pool", "swap_head", "logit_offset", "keep_position", "unknown")
