@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 
 from offshelf.errors import BackboneError
-from offshelf.evaluate.resampling import resampled_weights
 from offshelf.evaluate.intervals import metric_cell
+from offshelf.evaluate.resampling import resampled_weights
 from offshelf.interpret.explainable import Explainable
 from offshelf.interpret.explanation_scores import (
     confident_rows,
@@ -72,9 +72,7 @@ def scored(
             seed=seed,
         )
         rows[name] = {key: getattr(areas, key) for key in areas.__dataclass_fields__}
-        counts, correlations = weight_randomisation(
-            subject.model, partial(maps_of, name), x, classes, STAGES, seed
-        )
+        counts, correlations = weight_randomisation(subject.model, partial(maps_of, name), x, classes, STAGES, seed)
         cells[name] = {
             "deletion": cell(areas.deletion, clusters, seed),
             "insertion": cell(areas.insertion, clusters, seed),

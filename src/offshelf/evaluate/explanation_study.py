@@ -32,7 +32,7 @@ from offshelf.transfer.classifier import FeatureClassifier
 
 WINDOW = 16  # pictures explained at once
 SHOWN, SCORED, PLAYED = 24, 24, 200  # pictures in the report, behind deletion and shuffling, and in the grid game
-SIDE = 150  # pixels of a picture in the report
+SIDE = 176  # pixels of a picture in the report
 SUM_TOLERANCE = 1e-3  # of a logit, between it and the sum of its contributions
 
 
@@ -201,8 +201,8 @@ class ExplanationStudy:
                 self.seed,
                 advance,
             )
-        for name, one in grid.pop("cells").items():
-            found["methods"][name]["grid"] = one
+        for method, share in grid.pop("cells").items():
+            found["methods"][method]["grid"] = share
         by_row = {int(row): place for place, row in enumerate(rows)}
         for number, line in enumerate(table):
             place = by_row.get(number // len(maps))
