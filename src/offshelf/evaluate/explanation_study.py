@@ -159,8 +159,8 @@ class ExplanationStudy:
                         if row in scored_rows:
                             kept[name].append(one.maps[place])
                     if row in shown_rows:
-                        picture = data_uri(answered.pixels[row], SIDE)
-                        shown.append(told | {"picture": picture, "maps": drawings})
+                        original = data_uri(answered.pixels[row], SIDE)
+                        shown.append(told | {"picture": original, "maps": drawings})
                 advance(len(rows))
         return shown, table, {name: torch.stack(maps) for name, maps in kept.items()}
 
