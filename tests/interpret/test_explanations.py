@@ -185,6 +185,12 @@ def test_contributions_are_a_b_cos_networks_own_and_sum_to_its_logit() -> None:
     )
 
 
+def test_a_last_map_of_one_place_points_nowhere() -> None:
+    model = network("test_resnet.random")
+    names, refused = serving(model, pictures(1, 32))
+    assert names == ["input-x-gradient"] and "at 32 x 32 pixels its last map is a single place" in refused["grad-cam"]
+
+
 def test_wrong_names_are_answered_with_near_ones() -> None:
     assert check_methods(["grad-cam", "grad-cam"]) == check_methods("grad-cam") == ["grad-cam"]
     with pytest.raises(UsageError, match=r"'gradcam' is not known; did you mean 'grad-cam'\? expected any of"):

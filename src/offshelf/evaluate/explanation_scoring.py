@@ -1,8 +1,9 @@
 """What the maps of one network are worth on the pictures at hand: three tests, each a number with its interval.
 
 Intervals draw pictures again, equal ones together. The rules were fixed before anything was measured: a map is said to
-find what the answer rests on when the interval of its lead over random squares leaves out 0; it is said to depend on
-what was learnt when its mean rank correlation after all layers were shuffled is below 0.5.
+point at the right picture, or to find what the answer rests on, when the interval of its share leaves out chance, or
+that of its lead over random squares 0; it is said to stay alike when its mean rank correlation after all layers were
+shuffled is 0.5 or more.
 """
 
 from __future__ import annotations
@@ -170,6 +171,15 @@ def sentences(scores: dict[str, Any]) -> list[str]:
     told = []
     for name, found in scores["methods"].items():
         gain, last = found["deletion_gain"], found["shuffled"][-1]["correlation"]["value"]
+        grid, chance = found["grid"], scores["grid"]["chance"]
+        if grid is not None and grid["low"] is not None:
+            share = f"{grid['value']:.3f} [{grid['low']:.3f}, {grid['high']:.3f}], chance {chance:.2f}"
+            points = "lies on the right one of four pictures more than by chance"
+            if grid["low"] <= chance:
+                points = "cannot be told from chance in where it lies among four pictures"
+            if grid["high"] < chance:
+                points = "lies on the right one of four pictures less than by chance"
+            told.append(f"{name}: the map {points} ({share}).")
         if gain["low"] is not None:
             lead = f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}], n = {gain['n']}"
             if gain["low"] > 0:

@@ -37,6 +37,14 @@ SUM_TOLERANCE = 1e-3  # of a logit, between it and the sum of its contributions
 
 
 @dataclass
+class Pictures:
+    """What to explain: all sources as one, and the class number of each picture by its name, -1 where there is none."""
+
+    dataset: Dataset
+    truth: np.ndarray
+
+
+@dataclass
 class Answered:
     """Readable pictures and what the run says of them: names, paths, pixels, classes by number, clusters."""
 
@@ -56,7 +64,7 @@ class ExplanationStudy:
     """Settings of a study; `run` does it."""
 
     asked: Question
-    sources: Sequence[Any]
+    pictures: Pictures
     name: str
     console: Console
     scores: bool = False
@@ -81,7 +89,7 @@ class ExplanationStudy:
 
     def _answer(self) -> Answered:
         subject = self.asked.subject
-        dataset, truth = _joined(self.sources, subject.classes)
+        dataset, truth = self.pictures.dataset, self.pictures.truth
         samples = as_samples(dataset)
         with self.console.progress("read", len(samples)) as advance:
             pixels, errors = subject.pixels(samples, advance)
@@ -237,8 +245,8 @@ class ExplanationStudy:
         }
 
 
-def _joined(sources: Sequence[Any], classes: Sequence[str]) -> tuple[Dataset, np.ndarray]:
-    """All sources as one, and the class number of each picture by its name, -1 where there is none."""
+def open_pictures(sources: Sequence[Any], classes: Sequence[str]) -> Pictures:
+    """Open one or more sources as one, with or without labels; classes are matched by name."""
     parts, truth = [], []
     for source in sources:
         dataset = open_dataset(source)
@@ -249,7 +257,7 @@ def _joined(sources: Sequence[Any], classes: Sequence[str]) -> tuple[Dataset, np
             own = [known.get(name, -1) for name in class_names(dataset) or []]
             numbers = np.array([-1 if label is None else own[label] for label in dataset["label"][:]], dtype=int)
         truth.append(numbers)
-    return parts[0] if len(parts) == 1 else concatenate_datasets(parts), np.concatenate(truth)
+    return Pictures(parts[0] if len(parts) == 1 else concatenate_datasets(parts), np.concatenate(truth))
 
 
 def _sums(shown: list[dict[str, Any]]) -> dict[str, Any] | None:

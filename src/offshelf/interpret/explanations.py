@@ -48,6 +48,23 @@ def contributions(model: nn.Module, x: torch.Tensor, classes: torch.Tensor) -> t
     return explain_b_cos(model, x, classes).contributions
 
 
+def grad_cam(model: nn.Module, x: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """`offshelf.interpret.saliency.class_activation`, where its map has more than one place.
+
+    Raises
+    ------
+    BackboneError
+        Also for a last map of a single place, which cannot point at anything.
+    """
+    maps = class_activation(model, x, classes)
+    if maps.shape[1] * maps.shape[2] == 1:
+        raise BackboneError(
+            f"{name_of(model)}: at {x.shape[-2]} x {x.shape[-1]} pixels its last map is a single place, which points "
+            "nowhere; take input-x-gradient, or a run with a larger --image-size."
+        )
+    return maps
+
+
 def input_x_gradient(model: nn.Module, x: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """Each pixel times the gradient of the class's score before the softmax, summed over colours.
 
@@ -76,7 +93,7 @@ EXPLANATIONS: dict[str, Explanation] = {  # in the order in which they are to be
         "it is as coarse as that map, shows only what speaks for the class, and leaves out all layers before it",
         "convolutional networks, and transformers that take the mean of their tokens",
         False,
-        class_activation,
+        grad_cam,
     ),
     "attention-rollout": Explanation(
         "patches that the token read by the head was mixed from, by attention over all layers",

@@ -86,13 +86,15 @@ def explain(
         raise UsageError("inputs: nothing to explain; expected pictures, such as new/ or a.jpg.")
     from offshelf.evaluate.evaluation import named
     from offshelf.evaluate.explanation_question import question
-    from offshelf.evaluate.explanation_study import ExplanationStudy
+    from offshelf.evaluate.explanation_study import ExplanationStudy, open_pictures
 
     started = time.perf_counter()
     asked = question(Run.open(run), methods, label)
     for note in asked.classifier.notes():
         console.say(note)
     source = name or named(sources)
+    console.say(f"Reading {source}")
+    pictures = open_pictures(sources, asked.subject.classes)
     arguments = {
         "run": str(run),
         "inputs": [named([one]) for one in sources],
@@ -103,6 +105,6 @@ def explain(
         "name": name,
     }
     with recorded("explain", source, arguments, seed, out, overwrite) as record:
-        results = ExplanationStudy(asked, sources, source, console, scores, seed).run(record.folder)
+        results = ExplanationStudy(asked, pictures, source, console, scores, seed).run(record.folder)
         conclude(record, results, started)
     return Explained(record.folder, results, exit_code=3 if results["data"]["bad_files"] else 0)
