@@ -16,6 +16,7 @@ OURS: dict[str, tuple[str, ...]] = {
     "convit": ("convit", "convit_mini", "convit_tiny_plus", "convit_small_plus", "convit_base_plus"),
     "inception_v4": ("inception_resnet_v1", "inception_resnet_v2_paper", "inception_mini", "inception_resnet_mini"),
 }
+OURS: dict[str, tuple[str, ...]] = {"b_cosification": ("b_cos",)}
 """Module of ``backbones`` -> the names of its builders."""
 
 

@@ -142,13 +142,17 @@ def _built_for(network: Any) -> tuple[tuple[int, int] | None, bool]:
     return (int(size[0]), int(size[1])), bool(getattr(embed, "strict_img_size", False))
 
 
-def _arguments(network: Any, given: dict[str, Any] | None) -> dict[str, Any]:
-    remembered = {
+def remembered_arguments(network: Any) -> dict[str, Any]:
+    """The arguments that timm remembers a network was built with, beyond its name and what a reader sets anew."""
+    return {
         key: value
         for key, value in getattr(network, "_model_args", {}).items()
         if key not in _NOT_ARGUMENTS and not key.endswith(("drop_rate", "drop_path_rate"))
     }
-    arguments = {**remembered, **(given or {})}
+
+
+def _arguments(network: Any, given: dict[str, Any] | None) -> dict[str, Any]:
+    arguments = {**remembered_arguments(network), **(given or {})}
     size, _ = _built_for(network)
     if size is not None:
         arguments["img_size"] = list(size)

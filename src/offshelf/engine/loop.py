@@ -86,6 +86,10 @@ class Loop:
             # 4. one optimiser step, then what follows from it: momentum averages, queues
             if recipe.clip is not None:
                 fabric.clip_gradients(self.wrapped, optimiser, max_norm=recipe.clip, error_if_nonfinite=False)
+            if recipe.adaptive_clip is not None:
+                from offshelf.engine.optimise import adaptively_clip
+
+                adaptively_clip(module, recipe.adaptive_clip)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             if hasattr(module, "after_step"):

@@ -37,6 +37,13 @@ def make_optimiser(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.
     return torch.optim.AdamW(groups, betas=recipe.betas, fused=None if sharded else True)  # one pass over the weights
 
 
+def adaptively_clip(module: nn.Module, share: float) -> None:
+    """Shorten each output unit's gradient to ``share`` of its weights' length, of which 0.001 is the least."""
+    from timm.utils.agc import adaptive_clip_grad
+
+    adaptive_clip_grad(list(module.parameters()), clip_factor=share, eps=1e-3)
+
+
 def freeze_unreached(module: nn.Module, batch: dict[str, torch.Tensor]) -> list[str]:
     """Stop training parameters that the loss does not reach, and return their names.
 

@@ -18,6 +18,8 @@ class Recipe:
         ``final_rate`` x peak.
     betas : of AdamW and LAMB; the first is the momentum of SGD (Nesterov) and RMSProp, the second RMSProp's decay.
     clip : largest norm of the whole gradient, or None.
+    adaptive_clip : largest norm of the gradient of an output unit's weights, as a share of their own norm (Brock et
+        al. 2021), or None.
     """
 
     optimiser: Optimiser = "adamw"
@@ -29,6 +31,7 @@ class Recipe:
     warmup: float = 0.05
     final_rate: float = 0.0
     clip: float | None = None
+    adaptive_clip: float | None = None
 
 
 def rate_scale(step: int, total: int, warmup: float = 0.05, final: float = 0.0) -> float:

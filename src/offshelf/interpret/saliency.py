@@ -46,7 +46,7 @@ def class_activation(model: nn.Module, x: torch.Tensor, classes: torch.Tensor) -
     network: Any = model
     if not hasattr(network, "forward_intermediates"):
         raise BackboneError(
-            f"{_name(network)} gives no intermediate maps; explain a network that timm can read them of."
+            f"{name_of(network)} gives no intermediate maps; explain a network that timm can read them of."
         )
     training = network.training
     network.eval()
@@ -63,8 +63,9 @@ def class_activation(model: nn.Module, x: torch.Tensor, classes: torch.Tensor) -
     activation, gradient = _as_map(network, final.detach(), grid), _as_map(network, gradient, grid)
     if not gradient.any():
         raise BackboneError(
-            f"the decision of {_name(network)} does not rest on its last map, as with a vision transformer that reads "
-            "its class token; explain a convolutional network, or a transformer that takes the mean of its tokens."
+            f"the decision of {name_of(network)} does not rest on its last map, as with a vision transformer that "
+            "reads its class token; explain a convolutional network, or a transformer that takes the mean of its "
+            "tokens."
         )
     return (gradient.mean(dim=(2, 3), keepdim=True) * activation).sum(dim=1).relu().float()
 
@@ -78,12 +79,13 @@ def _as_map(network: Any, values: torch.Tensor, grid: tuple[int, int]) -> torch.
     elif values.ndim == 4:
         return values.permute(0, 3, 1, 2) if str(getattr(network, "output_fmt", "NCHW")) == "NHWC" else values
     raise BackboneError(
-        f"{_name(network)} ends with an array of {tuple(values.shape)}, no map of {grid[0]} x {grid[1]} places; "
+        f"{name_of(network)} ends with an array of {tuple(values.shape)}, no map of {grid[0]} x {grid[1]} places; "
         "explain a convolutional network."
     )
 
 
-def _name(network: Any) -> str:
+def name_of(network: Any) -> str:
+    """What to call a network in an error: the name on its card, else its class."""
     card = getattr(network, "card", None)
     return card.name if card is not None else type(network).__name__
 

@@ -20,6 +20,7 @@ SETTINGS = (
     *("image_size", "store_size", "epochs", "batch_size", "learning_rate", "trunk_scale", "layer_decay", "warm_head"),
     *("weight_decay", "label_smoothing", "drop_path", "early_stopping", "validation_share", "precision"),
     *("shift", "flip", "rotation", "scale", "translation", "crop", "rand_augment", "mixup", "cutmix", "balanced"),
+    "b_cos",
 )
 
 
@@ -88,6 +89,7 @@ def finetune(
     cutmix: float = 0.0,
     balanced: bool = False,
     multi_label: bool = False,
+    b_cos: float | None = None,
     ema: float | None = None,
     early_stopping: int | None = None,
     validation_share: float = 0.1,
@@ -161,6 +163,9 @@ def finetune(
         Show every class equally often.
     multi_label
         A picture may have several labels, or none; on by itself where the data says so.
+    b_cos
+        Make the backbone a B-cos network of this exponent, such as 2: its answers then explain themselves. No weight
+        decay and no label smoothing then.
     ema
         Decay of a moving average of the weights, which then is the product, such as 0.999.
     early_stopping

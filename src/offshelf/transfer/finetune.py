@@ -20,6 +20,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import nn
 
+from offshelf.backbones.b_cosification import BCosNetwork
 from offshelf.backbones.card import card_of, weights_hash
 from offshelf.backbones.input_size import set_input_size
 from offshelf.backbones.load import load_backbone
@@ -31,6 +32,7 @@ from offshelf.engine.recipe import Recipe
 from offshelf.engine.train import Trained, Training, Watch, train
 from offshelf.engine.undisturbed import same_random_states, undisturbed
 from offshelf.errors import DataError, UsageError
+from offshelf.transfer.b_cos_recipe import BCosClassification, b_cos_network, optimisation, settle
 from offshelf.transfer.best_epoch import BestEpoch, left_out, rarest_class
 from offshelf.transfer.classification import Classification, ClassificationViews, LabelledPictures, Mixing
 from offshelf.transfer.finetune_settings import check_settings
@@ -97,6 +99,10 @@ class FineTune(ClassifierMixin, BaseEstimator):
         Share of the pictures left out for that, stratified by class, groups whole. Without early stopping: none.
     head_std : float, optional
         Standard deviation of the new head's weights (truncated normal, biases 0); as timm draws them by default.
+    b_cos : float, optional
+        Rewrite the backbone into a B-cos network of this exponent, such as 2, whose answers explain themselves
+        (`offshelf.backbones.b_cosification`), and train it by its own recipe: binary cross-entropy, adaptive clipping,
+        no weight decay, no label smoothing. A backbone that is a B-cos network is trained so in any case.
     precision : {"auto", "bf16", "fp32"}
         Of the forward passes in training; "auto" takes bfloat16 where the processor computes with it.
 
@@ -150,6 +156,7 @@ class FineTune(ClassifierMixin, BaseEstimator):
         early_stopping: int | None = None,
         validation_share: float = 0.1,
         head_std: float | None = None,
+        b_cos: float | None = None,
         precision: Literal["auto", "bf16", "fp32"] = "auto",
     ) -> None:
         self.backbone = backbone
@@ -180,6 +187,7 @@ class FineTune(ClassifierMixin, BaseEstimator):
         self.early_stopping = early_stopping
         self.validation_share = validation_share
         self.head_std = head_std
+        self.b_cos = b_cos
         self.precision = precision
 
     def fit(
@@ -233,6 +241,8 @@ class FineTune(ClassifierMixin, BaseEstimator):
         with same_random_states():  # the new head's weights hang on the seed, and nothing outside moves
             module = self._module(round(self.warm_head * self.epochs * steps_an_epoch))
             data = self._data(pixels, targets, kept)
+            if isinstance(module.backbone, BCosNetwork):
+                settle(module.backbone, pixels, kept, self.views())
             best = BestEpoch(self.early_stopping or self.epochs, checkpoints)
             aside = self.validation_rows_
             judge = partial(self._validation_loss, pixels=pixels, targets=targets) if len(aside) else None
@@ -240,7 +250,7 @@ class FineTune(ClassifierMixin, BaseEstimator):
             trained = train(
                 module,
                 data,
-                self._training(len(kept), steps_an_epoch, module.frozen_steps),
+                self._training(len(kept), steps_an_epoch, module),
                 launch=launch,
                 watch=teller.watch(),
                 workers=workers,
@@ -328,6 +338,7 @@ class FineTune(ClassifierMixin, BaseEstimator):
         """The network with its new head, and its loss."""
         torch.manual_seed(self.random_state)
         model = load_backbone(self.backbone, num_classes=len(self.classes_), drop_path=self.drop_path)
+        model = b_cos_network(model, self.b_cos)
         self.card_ = card_of(model)
         if tuple(self.card_.input_size) != (self.image_size, self.image_size):
             set_input_size(model, self.image_size, self.image_size)
@@ -338,7 +349,8 @@ class FineTune(ClassifierMixin, BaseEstimator):
                     nn.init.trunc_normal_(parameter, std=self.head_std)
                 else:
                     nn.init.zeros_(parameter)
-        return Classification(
+        kind = BCosClassification if isinstance(model, BCosNetwork) else Classification
+        return kind(
             model.requires_grad_(True),
             multi_label=self.multi_label,
             label_smoothing=self.label_smoothing,
@@ -359,21 +371,20 @@ class FineTune(ClassifierMixin, BaseEstimator):
             rows=rows,
         )
 
-    def _training(self, n: int, steps_an_epoch: int, frozen_steps: int) -> Training:
+    def _training(self, n: int, steps_an_epoch: int, module: Classification) -> Training:
         size = min(self.batch_size, n)
         recipe = Recipe(
             learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
             batch_size=size,
             epochs=self.epochs,
-            clip=1.0,
+            **optimisation(module.backbone, self.weight_decay),
         )
         return Training(
             recipe,
             steps=self.epochs * steps_an_epoch,
             batch_size=size,
             seed=self.random_state,
-            freeze_trunk=frozen_steps,
+            freeze_trunk=module.frozen_steps,
             average=self.average,
             bf16=has_bf16() if self.precision == "auto" else self.precision == "bf16",
         )
@@ -409,6 +420,7 @@ class FineTune(ClassifierMixin, BaseEstimator):
             if best.stopped:
                 self.history_ = best.history
         self.model_ = module.backbone.requires_grad_(False).eval()
+        kind = f" as a B-cos network (B = {self.model_.b:g})" if isinstance(self.model_, BCosNetwork) else ""
         began = "random weights" if self.card_.weights == "random" else self.card_.name
         self.model_.card = replace(  # type: ignore[assignment]
             self.card_,
@@ -417,7 +429,7 @@ class FineTune(ClassifierMixin, BaseEstimator):
             input_size=(self.image_size, self.image_size),
             crop_pct=1.0,
             interpolation="bilinear",
-            note=f"trained from {began} on {n} pictures of {len(self.classes_)} classes",
+            note=f"trained from {began} on {n} pictures of {len(self.classes_)} classes{kind}",
         )
 
     def _pixels(self, X: Any) -> np.ndarray:

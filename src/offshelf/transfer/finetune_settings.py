@@ -44,6 +44,7 @@ OPTIONAL: dict[str, Rule] = {
     "average": INSIDE,
     "early_stopping": WHOLE,
     "head_std": ABOVE_0,
+    "b_cos": (lambda v: 1 <= v < float("inf"), "1 or more"),
 }
 
 

@@ -237,6 +237,21 @@ class KernelSVM(ClassifierMixin, BaseEstimator):
         margins, _ = _verdict(self._pairwise(X), len(self.classes_))
         return Calibration(self.calibration_weight_, self.calibration_bias_, "").probabilities(margins)
 
+    def linear_margins(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weights ``(K, d)`` and intercepts ``(K,)`` of the margins behind the probabilities; linear kernel only.
+
+        A margin is the sum of a class's pairwise scores; with two classes, plus and minus the one score.
+        """
+        check_is_fitted(self)
+        if self.kernel != "linear":
+            raise UsageError(f"kernel={self.kernel!r}: its margins are not linear in the features; expected 'linear'")
+        K = len(self.classes_)
+        at_centre, _ = _verdict(self._pairwise(self.centre_[None]), K)
+        support = self.support_vectors_ - self.centre_
+        machine = _Machine(np.arange(len(support)), self.dual_coef_, self.n_support_, self.intercept_, np.arange(K))
+        slopes, _ = _verdict(machine.pairwise(support.T.astype(np.float64)) - self.intercept_, K)  # (d, K)
+        return slopes.T, at_centre[0] - self.centre_.astype(np.float64) @ slopes
+
     def predict(self, X: Any) -> np.ndarray:
         """The machine's own decision, shape ``(n,)``."""
         return self.classes_[_verdict(self._pairwise(X), len(self.classes_))[1]]
