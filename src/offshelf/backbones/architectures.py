@@ -8,15 +8,15 @@ from __future__ import annotations
 from importlib import import_module
 
 OURS: dict[str, tuple[str, ...]] = {
+    "b_cosification": ("b_cos",),
+    "convit": ("convit", "convit_mini", "convit_tiny_plus", "convit_small_plus", "convit_base_plus"),
     "cvt": ("cvt_13", "cvt_21", "cvt_w24", "cvt_mini", "cvt_tiny"),
     "halonet": (
         *("halonet_h0", "halonet_h2", "halonet_h3", "halonet_h4", "halonet_h5", "halonet_h6", "halonet_h7"),
         "halonet_tiny",
     ),
-    "convit": ("convit", "convit_mini", "convit_tiny_plus", "convit_small_plus", "convit_base_plus"),
     "inception_v4": ("inception_resnet_v1", "inception_resnet_v2_paper", "inception_mini", "inception_resnet_mini"),
 }
-OURS: dict[str, tuple[str, ...]] = {"b_cosification": ("b_cos",)}
 """Module of ``backbones`` -> the names of its builders."""
 
 

@@ -14,8 +14,18 @@ from typing import Any
 from markupsafe import Markup
 
 from offshelf.engine.files import read_json, write_atomic
-from offshelf.report import audit, content, evaluation, figures, inspection, label_curve, leaderboard, pretraining, race
-from offshelf.report import audit, content, evaluation, explanations, figures, label_curve, leaderboard, pretraining
+from offshelf.report import (
+    audit,
+    content,
+    evaluation,
+    explanations,
+    figures,
+    inspection,
+    label_curve,
+    leaderboard,
+    pretraining,
+    race,
+)
 from offshelf.report.inline_svg import DASHES, MARKERS, SERIES
 from offshelf.report.leaderboard_csv import write_csv
 from offshelf.report.templating import environment, own
@@ -30,8 +40,8 @@ PAGES: dict[str, Callable[[dict[str, Any], dict[str, Any], Path], str]] = {
     "audit": audit.render,
     "battle": leaderboard.render,
     "evaluate": evaluation.render,
-    "inspect": inspection.render,
     "explain": explanations.render,
+    "inspect": inspection.render,
     "pretrain": pretraining.render,
     "race": race.render,
 }
