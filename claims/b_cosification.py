@@ -44,8 +44,8 @@ SLUG, VERSION = "b-cosification", 1
 RULE = (
     "95 % intervals by drawing test pictures (mosaics) and seeds again. Part i: accuracy on held-out pictures, "
     "B-cosified and trained briefly minus B-cos from scratch trained as briefly. Part ii: share of the map in the "
-    "right cell of 2 x 2 mosaics (grid pointing game, chance 0.250), contributions of the B-cosified network minus input x "
-    "gradient of the untouched one, on the same mosaics. A part is shown when its interval lies above 0 and "
+    "right cell of 2 x 2 mosaics (grid pointing game, chance 0.250), contributions of the B-cosified network minus "
+    "input x gradient of the untouched one, on the same mosaics. A part is shown when its interval lies above 0 and "
     "contradicted when below; the claim is shown when both are, contradicted when any is."
 )
 NETWORK: dict[str, Any] = {  # one block a stage; its stem is brought to stride 1 below
