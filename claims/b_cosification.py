@@ -76,7 +76,7 @@ class Sizes:
     """How large the measurement is."""
 
     side: int = 32
-    train: int = 5_000
+    train: int = 4_000
     test: int = 3_000
     standard_epochs: int = 6
     brief_epochs: int = 2

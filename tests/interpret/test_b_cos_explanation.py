@@ -74,6 +74,7 @@ def test_it_is_the_map_itself_written_out_layer_by_layer() -> None:
             return self.forward_head(self.act1(self.bn1(self.conv1(z))))
 
     model.__class__ = Small
+    model.eval()
     model.conv1.stride = (2, 2)
     model.conv1.weight.data = torch.randn(4, 6, 3, 3, dtype=torch.double)
     model.conv1.kernel_size, model.conv1.out_channels, model.conv1.padding = (3, 3), 4, (1, 1)
