@@ -61,6 +61,15 @@ VERBS = {
             "offshelf evaluate runs/fit-photos old.csv --multilabel valid --label-separator '|' --against new.csv",
         ),
     ),
+    "explain": Verb(
+        "offshelf.jobs.explain:explain",
+        "Show in pictures what spoke for the answers of a finished run, and how far such maps can be trusted.",
+        (
+            "offshelf explain runs/finetune-photos new/",
+            "offshelf explain runs/finetune-photos a.jpg b.jpg --label cat --methods grad-cam input-x-gradient",
+            "offshelf explain runs/finetune-photos labelled/ --scores",
+        ),
+    ),
     "pretrain": Verb(
         "offshelf.jobs.pretrain:pretrain",
         "Teach a backbone from pictures without labels, and keep it as a plain timm folder.",

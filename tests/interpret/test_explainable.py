@@ -100,7 +100,7 @@ def test_in_one_step_as_in_two(tmp_path: Path, settings: dict[str, Any], size: t
     subject = explainable(classifier)
     pixels, errors = subject.pixels(samples, lambda n: None)
     assert not errors and pixels.shape == (18, 3, *size) and pixels.dtype == np.uint8
-    found = subject.probability(subject.logits(subject.inputs(pixels))).numpy()
+    found = subject.probability(subject.logits(pixels)).numpy()
     by_two = classifier.predict(samples).probabilities
     assert np.abs(found - by_two).max() < apart
     assert by_two.std(axis=0).min() > 0.05 and subject.classes == ["across", "down", "disc"]
@@ -149,7 +149,7 @@ def test_a_fine_tuned_network_and_a_picture_that_cannot_be_read(tmp_path: Path) 
     samples = as_samples(open_dataset(str(root)))
     pixels, errors = subject.pixels(samples, lambda n: None)
     assert [samples.name(row) for row in errors] == ["disc/000.jpg"]
-    found = subject.probability(subject.logits(subject.inputs(pixels))).numpy()
+    found = subject.probability(subject.logits(pixels)).numpy()
     expected = classifier.predict(samples).probabilities
     read = np.isfinite(expected).all(axis=1)
     np.testing.assert_allclose(found[read], expected[read], atol=1e-5)

@@ -52,6 +52,8 @@ from offshelf.evaluate.results import arm_result
 from offshelf.evaluate.rows import Rows, usable_label_rows, usable_rows
 from offshelf.evaluate.splits import Fold
 from offshelf.evaluate.verdict import sentences
+from offshelf.evaluate.where_it_looked import chosen_rows, where_it_looked
+from offshelf.interpret.explainable import of_network
 from offshelf.transfer.classifier import FinetunedClassifier
 from offshelf.transfer.finetune import FineTune
 from offshelf.transfer.pipelines import Arm
@@ -97,6 +99,7 @@ class Finetuning:
     launch: Launch | None = None
     _advance: Callable[[int], None] = field(default=lambda n: None, repr=False)
     _speeds: list[float] = field(default_factory=list, repr=False)
+    _looks: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def run(self, folder: Path) -> dict[str, Any]:
         """Do the study; writes ``model/``, ``metrics.jsonl`` and ``predictions.parquet``, and returns the results."""
@@ -208,6 +211,10 @@ class Finetuning:
             spread[:, estimator.classes_] = estimator.probabilities_of(material.pixels[fold.test])
             item.probabilities[fold.test], item.fold[fold.test] = spread, number
             item.predicted[fold.test] = spread >= HALF if estimator.multi_label else spread.argmax(axis=1)
+            if number == 0 and seed == self.seed:  # of the most labels, which come last, and of pictures not seen
+                looked_at = chosen_rows(rows, fold.test)
+                subject = of_network(estimator, [rows.classes[k] for k in estimator.classes_])
+                self._looks = where_it_looked(subject, material.pixels[looked_at], rows, looked_at)
             attempt.pictures.append(len(chosen))
             attempt.epochs = max(attempt.epochs, estimator.epochs)
         item.arm = Arm(estimator.card_.name, HEAD)  # as it was loaded, with timm's tag written out
@@ -308,6 +315,7 @@ class Finetuning:
             "controls": {"blank_centre": None, "source": None},
             "mistakes": self._mistakes(most.item, rows),
             "map": None,
+            **self._looks,
             "history": trained.history_,
             "trained": {
                 "pictures": most.pictures,

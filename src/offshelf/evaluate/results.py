@@ -59,6 +59,7 @@ def study_results(study: Study, material: Material, findings: Findings) -> dict[
         },
         "retrieval": _retrieval(study, material) if study.similar else None,
         "mistakes": confident_mistakes(rows.samples, rows.labels, best.predicted, best.probabilities, rows.classes),
+        **findings.looks,
         "map": feature_map(pooled, rows.labels, seed=study.seed),
         "cost": cost(
             extraction.seconds,

@@ -37,6 +37,7 @@ from offshelf.evaluate.selection import selected_score
 from offshelf.evaluate.splits import Fold, outer_folds
 from offshelf.evaluate.study import BLANK_AREA
 from offshelf.evaluate.verdict import sentences
+from offshelf.evaluate.where_it_looked import chosen_rows, told
 from offshelf.interpret.saliency import class_activation, data_uri, overlaid
 from offshelf.transfer.classifier import FinetunedClassifier
 from offshelf.transfer.covid_screening import CovidScreening
@@ -54,7 +55,6 @@ SCREENING_V1 = replace(
     n_folds=5,
 )
 PLAIN, AUGMENTED = "finetuned", "finetuned, augmented and balanced"
-EXPLAINED, EXPLAINED_A_CLASS = 12, 2  # pictures with a saliency map, in all and of one class
 
 
 @dataclass
@@ -205,6 +205,7 @@ class Screening:
                 rows.samples, rows.labels, best.item.predicted, best.item.probabilities, rows.classes
             ),
             "saliency": best.looks,
+            "looked": told("grad-cam") if best.looks else told(None, "the best network gives no map of its last layer"),
             "map": None,
         }
 
@@ -236,8 +237,7 @@ def saliency_pictures(
     list of dict
         ``path``, ``truth``, ``predicted``, ``confidence``, and ``images``: the picture and its map, as data URIs.
     """
-    first = [row for k in range(len(rows.classes)) for row in test[rows.labels[test] == k][:EXPLAINED_A_CLASS]]
-    chosen = np.array(first[:EXPLAINED], dtype=int)
+    chosen = chosen_rows(rows, test)
     probabilities = estimator.predict_proba(pixels[chosen])
     answers = probabilities.argmax(axis=1)
     heat = class_activation(

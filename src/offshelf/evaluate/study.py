@@ -19,12 +19,14 @@ from joblib import Memory
 
 from offshelf.backbones.readout import Readout
 from offshelf.engine.console import Console
-from offshelf.errors import DataError
+from offshelf.errors import DataError, UsageError
 from offshelf.evaluate.arms import cross_predict
 from offshelf.evaluate.compare import compare_arms
 from offshelf.evaluate.predictions import Predictions, write_predictions
 from offshelf.evaluate.rows import Rows, check_finite, require_labels, usable_rows
 from offshelf.evaluate.splits import Fold, inner_folds
+from offshelf.evaluate.where_it_looked import chosen_rows, told, where_it_looked
+from offshelf.interpret.explainable import explainable
 from offshelf.transfer.classifier import FeatureClassifier
 from offshelf.transfer.deep_features import DeepFeatures
 from offshelf.transfer.extraction import Extraction
@@ -44,6 +46,11 @@ class Material:
     values: np.ndarray
     folds: list[Fold]
 
+    @property
+    def given(self) -> bool:
+        """Whether the data brought the one split that is measured on."""
+        return self.rows.splits is not None and len(self.folds) == 1
+
     def table(self, arm: Arm) -> np.ndarray:
         """Features as ``arm`` takes them: (n, D), or (n, copies * D) where it sees the copies apart."""
         return self.values.reshape(len(self.values), -1) if arm.copies_apart else self.features.pool(self.values)
@@ -59,6 +66,7 @@ class Findings:
     tie_groups: list[list[str]]
     blanked: Predictions | None
     seconds: float
+    looks: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -97,7 +105,9 @@ class Study:
         seconds = time.perf_counter() - started
         blanked = self._blank(arms[best].arm, material) if self.control else None
         findings = Findings(arms, best, comparisons, ties, blanked, seconds)
-        self._ship(arms[best].arm, material).save(folder / "model")
+        shipped = self._ship(arms[best].arm, material)
+        shipped.save(folder / "model")
+        findings.looks = self._look(arms[best].arm, shipped, material)
         if self.similar:
             names = [material.rows.samples.name(row) for row in range(len(material.rows.labels))]
             SimilarPictures.of(material.values.mean(axis=1), names).save(folder / "model")
@@ -182,8 +192,11 @@ class Study:
     def _ship(self, arm: Arm, material: Material) -> FeatureClassifier:
         """With given splits the measured model itself; after cross-validation one fitted on all rows."""
         rows = material.rows
-        given = rows.splits is not None and len(material.folds) == 1
-        train = np.asarray(material.folds[0].train) if given else np.arange(len(rows.labels))
+        train = np.asarray(material.folds[0].train) if material.given else np.arange(len(rows.labels))
+        return self._fitted(arm, material, train)
+
+    def _fitted(self, arm: Arm, material: Material, train: np.ndarray) -> FeatureClassifier:
+        rows = material.rows
         groups = rows.clusters(train)
         inner = inner_folds(rows.labels[train], groups, seed=self.seed)
         pipeline = make_pipeline(arm, inner=inner, seed=self.seed, **self.settings)
@@ -191,3 +204,18 @@ class Study:
         pooling = "concatenate" if arm.copies_apart else "mean"
         shipped = DeepFeatures(**{**material.features.get_params(), "copy_pooling": pooling})
         return FeatureClassifier(shipped, pipeline, rows.classes, arm.name)
+
+    def _look(self, arm: Arm, shipped: FeatureClassifier, material: Material) -> dict[str, Any]:
+        """Where the best arm looked in pictures that it was not fitted on, or why that cannot be shown."""
+        if len(material.features.cards_) > 1 or tuple(self.grid) != (1, 1) or self.copies != 1:
+            reason = "features of several backbones, tiles or copies have no one map; `offshelf explain` shows more"
+            return {"saliency": [], "looked": told(None, reason)}
+        fold, rows = material.folds[0], material.rows
+        try:
+            held_out = shipped if material.given else self._fitted(arm, material, np.asarray(fold.train))
+            subject = explainable(held_out)
+        except UsageError as error:
+            return {"saliency": [], "looked": told(None, str(error))}
+        chosen = chosen_rows(rows, fold.test)
+        pixels, _ = subject.pixels(rows.samples.take(chosen), lambda n: None)
+        return where_it_looked(subject, pixels, rows, chosen)

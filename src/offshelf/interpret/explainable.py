@@ -30,7 +30,7 @@ class Explainable:
 
     model : from ``inputs`` to logits ``(B, K)``; classes : names of the K, in order; pixels : from files to
     ``(n, 3, H, W)`` uint8 and the errors by row; inputs : from such pixels to what ``model`` takes; probability : from
-    logits to probabilities; multi_label : each class is answered by itself.
+    logits to probabilities; size : height and width of ``inputs``; multi_label : each class is answered by itself.
     """
 
     model: nn.Module
@@ -38,13 +38,20 @@ class Explainable:
     pixels: Callable[[Samples, Advance], tuple[np.ndarray, dict[int, ImageError]]]
     inputs: Callable[[np.ndarray], torch.Tensor]
     probability: Callable[[torch.Tensor], torch.Tensor]
+    size: tuple[int, int]
     multi_label: bool = False
 
-    def logits(self, x: torch.Tensor, at_once: int = 64) -> torch.Tensor:
-        """What the network says of inputs ``(B, 3, H, W)``: float32 (B, K)."""
+    def example(self) -> torch.Tensor:
+        """An input ``(1, 3, H, W)`` to try methods on: noise, the same at every call."""
+        noise = np.random.default_rng(0).integers(0, 256, (1, 3, *self.size), dtype=np.uint8)
+        return self.inputs(noise)
+
+    def logits(self, pixels: np.ndarray, at_once: int = 64) -> torch.Tensor:
+        """What the network says of ``pixels`` (n, 3, h, w): float32 (n, K)."""
         self.model.eval()
+        parts = (pixels[first : first + at_once] for first in range(0, len(pixels), at_once))
         with torch.no_grad():
-            return torch.cat([self.model(x[k : k + at_once]).float() for k in range(0, len(x), at_once)])
+            return torch.cat([self.model(self.inputs(part)).float() for part in parts])
 
 
 def explainable(classifier: FeatureClassifier | FinetunedClassifier) -> Explainable:
@@ -69,6 +76,7 @@ def of_network(estimator: FineTune, classes: list[str]) -> Explainable:
         lambda samples, advance: load_pixels(samples, size, advance),
         estimator.views().plain,
         torch.sigmoid if estimator.multi_label else _softmax,
+        (estimator.image_size, estimator.image_size),
         estimator.multi_label,
     )
 
@@ -102,6 +110,7 @@ def of_features(classifier: FeatureClassifier) -> Explainable:
         pixels,
         lambda table: normalised(torch.from_numpy(table).float() / 255, card.mean, card.std),
         head.probability,
+        card.input_size,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,8 +17,11 @@ from offshelf.errors import UsageError
 from offshelf.jobs.common import Common, CommonOptions, at_least
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
+    from offshelf.data.samples import Samples
+    from offshelf.evaluate.explanation_question import Question
     from offshelf.transfer.classifier import Answers
     from offshelf.transfer.similar import SimilarPictures
 
@@ -53,6 +57,7 @@ def predict(
     format: Format | None = None,
     out: Path | None = None,
     similar: int = 0,
+    explain: list[str] | None = None,
     strict: bool = False,
     common: CommonOptions = Common(),  # noqa: B008
 ) -> Predicted:
@@ -70,10 +75,17 @@ def predict(
         File to write; standard output when none is named.
     similar
         Name so many of the most similar pictures of the run, where it was fitted with --similar.
+    explain
+        Write maps of what spoke for each answer into a folder beside --out (labels.csv: labels-maps/), by these methods
+        of `offshelf explain`; without a name by the first that serves the network.
     strict
         Stop when any picture cannot be read.
     """
     chosen = _format(format, out)
+    if explain is not None and out is None:
+        raise UsageError(
+            "--explain: the maps need a place; add --out FILE, such as --out labels.csv, and they go to labels-maps/."
+        )
     at_least("similar", similar, 0)
     record = Run.open(run)
     import numpy as np
@@ -82,17 +94,20 @@ def predict(
     from offshelf.data.samples import as_samples
     from offshelf.data.sources import open_dataset
     from offshelf.errors import DataError
+    from offshelf.evaluate.explanation_question import question
     from offshelf.transfer.classifier import load_classifier
     from offshelf.transfer.similar import SimilarPictures
 
     console = common.console()
-    classifier = load_classifier(record.folder / "model")
+    asked = None if explain is None else question(record, explain or None)
+    classifier = load_classifier(record.folder / "model") if asked is None else asked.classifier
     index = SimilarPictures.load(record.folder / "model") if similar else None
     neighbours: list[dict[str, Any]] = []
     for note in classifier.notes():
         console.say(note)
     names: list[str] = []
     labels: list[str | list[str] | None] = []
+    read: list[Samples] = []
     probabilities, errors = [], []
     for source in inputs:
         samples = as_samples(open_dataset(source))
@@ -105,6 +120,7 @@ def predict(
             )
         if index is not None:
             neighbours += nearest(index, answers, similar)
+        read.append(samples)
         names += [samples.path(row) for row in range(len(samples))]
         probabilities.append(answers.probabilities)
         labels += said(answers, classifier.classes)
@@ -120,6 +136,12 @@ def predict(
     for number in range(similar):
         columns[f"similar_{number + 1}"] = pa.array([row.get(f"name_{number}") for row in neighbours], pa.string())
         columns[f"distance_{number + 1}"] = pa.array([row.get(f"far_{number}") for row in neighbours], pa.float64())
+    if asked is not None and out is not None:
+        methods = asked.methods if explain else asked.methods[:1]
+        answers_of = foremost(joined, classifier.classes) if classifier.multi_label else labels
+        place = Path(out).with_name(f"{Path(out).stem}-maps")
+        paths = maps_of_pictures(asked, methods, read, answers_of, place, console)
+        columns |= {f"map_{method}": pa.array(files, pa.string()) for method, files in paths.items()}
     columns["error"] = pa.array(errors, pa.string())
     result = Predicted(pa.table(columns), chosen, Path(out) if out else None, exit_code=3 if any(errors) else 0)
     for name, error in [(name, error) for name, error in zip(names, errors) if error][:5]:
@@ -134,6 +156,34 @@ def said(answers: Answers, classes: list[str]) -> list[str | list[str] | None]:
     if answers.predicted.ndim == 1:
         return [classes[k] if k >= 0 else None for k in answers.predicted]
     return [None if (row < 0).any() else [name for name, yes in zip(classes, row) if yes] for row in answers.predicted]
+
+
+def foremost(probabilities: np.ndarray, classes: list[str]) -> list[str | None]:
+    """The most probable class of each picture, where it may have several; None where it could not be read."""
+    return [None if row[0] != row[0] else classes[int(row.argmax())] for row in probabilities]
+
+
+def maps_of_pictures(
+    asked: Question,
+    methods: list[str],
+    read: list[Samples],
+    explained: Sequence[Any],
+    folder: Path,
+    console: Console,
+) -> dict[str, list[str | None]]:
+    """Write the maps of all pictures into ``folder``; of each method the file of each picture."""
+    from offshelf.evaluate.explanation_rows import unique_stems
+    from offshelf.evaluate.predicted_maps import write_maps
+
+    stems = unique_stems([samples.name(row) for samples in read for row in range(len(samples))])
+    files: dict[str, list[str | None]] = {method: [] for method in methods}
+    with console.progress("explain", sum(name is not None for name in explained)) as advance:
+        for samples in read:
+            first = len(files[methods[0]])
+            part = slice(first, first + len(samples))
+            found = write_maps(asked.subject, methods, samples, explained[part], stems[part], folder, advance)
+            files = {method: files[method] + found[method] for method in methods}
+    return files
 
 
 def nearest(index: SimilarPictures, answers: Answers, k: int) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from offshelf.engine.files import read_json, write_atomic
-from offshelf.report import audit, content, evaluation, figures, label_curve, leaderboard, pretraining
+from offshelf.report import audit, content, evaluation, explanations, figures, label_curve, leaderboard, pretraining
 from offshelf.report.inline_svg import DASHES, MARKERS, SERIES
 from offshelf.report.leaderboard_csv import write_csv
 from offshelf.report.templating import environment, own
@@ -29,6 +29,7 @@ PAGES: dict[str, Callable[[dict[str, Any], dict[str, Any], Path], str]] = {
     "audit": audit.render,
     "battle": leaderboard.render,
     "evaluate": evaluation.render,
+    "explain": explanations.render,
     "pretrain": pretraining.render,
 }
 """Verbs with a page of their own."""

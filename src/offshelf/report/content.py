@@ -107,6 +107,8 @@ def prepare(results: Any, run: Any, folder: Path) -> dict[str, Any]:
         "mistakes": with_thumbnails(mistakes[:MISTAKES]),
         "mistakes_in_all": len(mistakes),
         "saliency": pictured(results.get("saliency") or []),
+        "looked": {"method": None, "reason": None, "shows": "", "caution": "", "signed": False}
+        | (results.get("looked") or {}),
         "map": results.get("map"),
         "data": data,
         "shown": {"bad_files": BAD_FILES, "duplicates": DUPLICATES, "classes": CLASSES},
