@@ -244,6 +244,22 @@ METHODS: dict[str, Method] = {
             "activations and gradients bounded where unscaled ones do not, at no cost of accuracy.",
         ),
         Method(
+            slug="b-cosification",
+            where="offshelf.backbones.b_cosification:BCosNetwork",
+            part="backbones",
+            title="B-cosification: Transforming Deep Neural Networks to be Inherently Interpretable",
+            authors="Arya, Rao, Boehle, Schiele",
+            year=2024,
+            paper="arXiv 2411.00715",
+            purpose="Rewrite an image classifier that is trained already so that each of its answers is exactly a sum "
+            "over pixels, which can be looked at; it is then fine-tuned briefly.",
+            parts=("bcosify", "BCosNetwork", "explain_b_cos", "b_cosify_tower"),
+            command="offshelf finetune DATA --backbone test_resnet.offshelf_finetune_cifar10 --b-cos 2",
+            claim="A trained network that is rewritten into a B-cos network and briefly fine-tuned is more accurate "
+            "than a B-cos network trained from scratch for as many epochs, and its explanations point at the right "
+            "place more often than the untouched network's input x gradient.",
+        ),
+        Method(
             slug="cnn-filter-db",
             where="offshelf.interpret.cnn_filter_db:FilterDatabase",
             part="interpret",

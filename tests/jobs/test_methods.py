@@ -36,6 +36,7 @@ def test_search_by_words_ranks_by_the_summaries(monkeypatch: pytest.MonkeyPatch)
     assert nearest("local self-attention over blocks")[0][0].slug == "halonet"
     assert nearest("gates of attention layers that start as convolutions")[0][0].slug == "convit"
     assert nearest("filters that look random in an over-sized network")[0][0].slug == "cnn-filter-db"
+    assert nearest("a classifier whose answers are a sum over pixels")[0][0].slug == "b-cosification"
 
 
 @pytest.mark.slow
@@ -51,6 +52,7 @@ def test_search_by_meaning_needs_no_common_words() -> None:
     assert nearest("transformer with a convolutional start for small data")[0][0].slug == "convit"
     assert nearest("my gradients explode, shrink what each skip block adds")[0][0].slug == "inception-v4"
     assert nearest("examine the weights for dead kernels")[0][0].slug == "cnn-filter-db"
+    assert nearest("make my trained network interpretable by construction")[0][0].slug == "b-cosification"
     assert how == "meaning (sentence embeddings)"
     assert nearest("attention inside neighbourhoods instead of convolutions")[0][0].slug == "halonet"
 
