@@ -14,8 +14,8 @@ import torch
 
 from offshelf.backbones.card import BackboneCard, card_of
 from offshelf.backbones.load import load_backbone
-from offshelf.backbones.preprocess import Resize
 from offshelf.backbones.picture_size import require_size
+from offshelf.backbones.preprocess import Resize
 from offshelf.backbones.readout import Readout
 from offshelf.backbones.route import FastNetwork, cpu_signature
 from offshelf.engine.cache import VERSION, FeatureCache, cache_root
