@@ -12,14 +12,14 @@ from claims.table import markdown
 TINY = claim.Sizes(
     train=48,
     test=24,
-    steps=5,
+    steps=3,
     smoothing=2,
     batch_size=4,
-    plain_learning_rates=(0.05, 0.0125),
+    plain_learning_rates=(0.05,),
     losses=(9.0, 0.001),
     channels=16,
     blocks=2,
-    scale_steps=3,
+    scale_steps=2,
     scale_batch=4,
     scale_test=12,
     every=2,
@@ -109,6 +109,6 @@ def test_a_whole_measurement_on_made_pictures() -> None:
     assert all(found == [[2, 2], [None, None]] for found in told["race"]["reached"].values())
     starts = {run["scale"]: run["growth_at_start"] for run in told["runs"] if run["seed"] == 0}
     assert starts[1.0] > starts[0.3] > starts[0.1]
-    assert len(result["table"]["rows"]) == 2 + 3 + 1 + 3 + 2 + 1
+    assert len(result["table"]["rows"]) == 2 + 2 + 1 + 3 + 2 + 1
     shared = {"version": 1, "date": "", "command": "", "seconds": 1.0, "commit": "", "machine": {"cores": 2, "cpu": ""}}
     assert "sooner:" in markdown(result | shared)

@@ -22,22 +22,8 @@ PAIR = ["inception_mini.random", "inception_resnet_mini.random"]
 
 
 def test_a_race_is_sealed_shown_and_its_page_made_again(folder: Path, tmp_path: Path, capsys: Any) -> None:
-    options = [
-        "--image-size",
-        "16",
-        "--batch-size",
-        "8",
-        "--steps",
-        "3",
-        "--seeds",
-        "2",
-        "--smoothing",
-        "2",
-        "--residual-scales",
-        "1",
-        "0.1",
-    ]
-    words = ["race", str(folder), "--backbones", *PAIR, *options, "--thresholds", "9", "0.01", "--quiet"]
+    words = ["race", str(folder), "--backbones", *PAIR, "--residual-scales", "1", "0.1", "--thresholds", "9", "0.01"]
+    words += ["--image-size", "16", "--batch-size", "8", "--steps", "3", "--seeds", "2", "--smoothing", "2", "--quiet"]
     assert cli.run([*words, "--out", str(tmp_path / "one")]) == 0
     said = capsys.readouterr().out
     names = [PAIR[0], f"{PAIR[1]}, s = 1", f"{PAIR[1]}, s = 0.1"]

@@ -86,7 +86,7 @@ def make_race() -> dict[str, Any]:
         "notes": [f"{NAMES[0]} has no residual blocks and races as it is."],
         "data": {"source": "flowers", "n": 6_000, "n_used": 5_999, "groups": None, "notes": ["1 file was left out."],
                  "train": 4_999, "test": 1_000, "held_out": "fold 1 of 5", "fingerprint": "ab12"},
-        "backbones": [{"name": name, "note": "drawn from seed 0; has seen no data", "weights": "random"} for name in NAMES],
+        "backbones": [{"name": name, "note": "drawn from seed 0", "weights": "random"} for name in NAMES],
         "protocol": {"name": "race/v1", "optimiser": "sgd", "learning_rate": 0.05, "flip": True},
         "cost": {"total_seconds": 283.0, "images_per_second": 412.0, "peak_memory_mb": 901.0},
     }  # fmt: skip

@@ -124,7 +124,7 @@ def conv(in_channels: int, width: int, kernel: Kernel = 1, stride: int = 1, vali
     return ConvNormAct(
         in_channels,
         width,
-        kernel_size=(height, across),
+        kernel_size=(height, across),  # type: ignore[arg-type]
         stride=stride,
         padding=padding,
         norm_kwargs={"eps": 1e-3},
@@ -291,7 +291,9 @@ class InceptionResNet(nn.Module):
         outs = (32, entry) if kind == "cifar" else (32, 64, 80, 192, 256) if kind == "v1" else (32, 64, 0, 96, 0)
         self.stem, taps = _stem(kind, in_chans, [wide(out) for out in outs])
         channels = 4 * wide(96) if kind == "v4" else wide(entry)
-        self.feature_info = [{"num_chs": c, "reduction": r, "module": f"stem.{i}"} for i, c, r in taps]
+        self.feature_info: list[dict[str, Any]] = [
+            {"num_chs": c, "reduction": r, "module": f"stem.{i}"} for i, c, r in taps
+        ]
         stride = 2 if kind == "cifar" else 8
         stages = []
         for number, (branches, count) in enumerate(zip(plan.blocks, counts)):
@@ -560,7 +562,7 @@ def inception_resnet(
     Szegedy et al. 2016, arXiv 1602.07261, sections 3.2 and 3.3.
     """
     if version in _BUILDERS:
-        given = {"repeats": repeats, "residual_scale": residual_scale, "stem": stem}
+        given: dict[str, Any] = {"repeats": repeats, "residual_scale": residual_scale, "stem": stem}
         kept = {name: value for name, value in given.items() if value is not None}
         return _BUILDERS[version](width=width, **kept, **settings)
     if version != "v2":

@@ -3,8 +3,8 @@
 10: the four corners and the centre, and their mirror images (Krizhevsky et al. 2012). 12: the same five and the whole
 square, shrunk to the size, and their mirror images. 144: those twelve of the left, middle and right square (in an
 upright picture top, middle and bottom) at four scales, where the shorter side is 8, 9, 10 and 11 sevenths of the crop
-(256, 288, 320 and 352 pixels for 224; Szegedy et al. 2015). The twelve are of the middle square at the first scale. In a
-square picture the three squares are one and the same.
+(256, 288, 320 and 352 pixels for 224; Szegedy et al. 2015). The twelve are of the middle square at the first scale. The
+three squares of a square picture are one and the same.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ LEAST_APART = 36  # pixels between the labels of a logarithmic axis
 
 
 class Curve(NamedTuple):
-    """One line: values over steps, None where not defined, and their intervals (bars, or a band where there are many)."""
+    """One line: values over steps, None where not defined, and their intervals, as bars or, where many, as a band."""
 
     label: str
     steps: Sequence[float]
@@ -71,8 +71,8 @@ def line_chart(
             steps, values = thinned(curve.steps, curve.values)
             if curve.bounds is not None and len(curve.steps) > POINTS_WITH_MARKERS:
                 sides = [[None if bound is None else bound[side] for bound in curve.bounds] for side in (0, 1)]
-                (_, low), (_, high) = (thinned(curve.steps, side) for side in sides)
-                area.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+                (_, lower), (_, upper) = (thinned(curve.steps, side) for side in sides)
+                area.fill_between(steps, lower, upper, color=colour, alpha=0.18, linewidth=0)
             elif curve.bounds is not None:
                 for step, bound in zip(curve.steps, curve.bounds):
                     if bound is not None:
