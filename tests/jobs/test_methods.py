@@ -32,6 +32,7 @@ def test_search_by_words_ranks_by_the_summaries(monkeypatch: pytest.MonkeyPatch)
     assert "pip install 'offshelf[search]'" in how
     assert nearest("one short description for several tasks")[0][0].slug == "reproductive-features"
     assert nearest("gates of attention layers that start as convolutions")[0][0].slug == "convit"
+    assert nearest("filters that look random in an over-sized network")[0][0].slug == "cnn-filter-db"
 
 
 @pytest.mark.slow
@@ -44,6 +45,7 @@ def test_search_by_meaning_needs_no_common_words() -> None:
     )
     assert nearest("how far does each attention head look")[0][0].slug == "convit"
     assert nearest("transformer with a convolutional start for small data")[0][0].slug == "convit"
+    assert nearest("examine the weights for dead kernels")[0][0].slug == "cnn-filter-db"
     assert how == "meaning (sentence embeddings)"
 
 

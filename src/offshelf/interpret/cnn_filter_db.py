@@ -198,7 +198,10 @@ class FilterDatabase:
             When a weight is NaN or infinite.
         """
         chosen = of_kernel(model, self.kernel, name)
-        return [self.add_layer(_layer(one, name, dict(facts or {})), _rows(one.weight)) for one in chosen]
+        graded = [
+            _layer(one, name, dict(facts or {})) for one in chosen
+        ]  # all or none: a bad layer refuses the network
+        return [self.add_layer(layer, _rows(one.weight)) for layer, one in zip(graded, chosen)]
 
     def add_layer(self, layer: Layer, filters: np.ndarray) -> int:
         """Take in the filters ``(n, k * k)`` of one layer; returns its number."""
@@ -234,7 +237,9 @@ class FilterDatabase:
             return
         names = [f"w{i}" for i in range(self.kernel**2)]
         with pq.ParquetFile(self.path) as file:
-            for block in file.iter_batches(batch_size=ROWS, columns=["layer", *names], use_threads=False):
+            # One row group after another: reading the file as a stream would fetch far ahead, and so hold all of it.
+            for group in range(file.num_row_groups):
+                block = file.read_row_group(group, columns=["layer", *names], use_threads=False)
                 numbers = block.column(0).to_numpy()
                 filters = np.stack([block.column(i + 1).to_numpy() for i in range(len(names))]).T
                 cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]

@@ -145,22 +145,26 @@ def distributions(
     random = np.random.default_rng(seed)
     for layer, filters in batches():
         cut = basis.transform(filters)
-        second = random.random(len(cut), dtype=np.float32) < 0.5
-        counts[layer, 0] += histograms(cut, low, high, bins)
-        own = histograms(cut[second], low, high, bins)
-        counts[layer, 1] += own
-        counts[layer, 0] -= own
+        counts[layer] += histograms(cut, low, high, bins, halves=random.random(len(cut), dtype=np.float32) < 0.5)
     return Distributions(basis, known, low, high, counts)
 
 
-def histograms(coefficients: np.ndarray, low: float, high: float, bins: int = BINS) -> np.ndarray:
-    """Counts ``(d, bins)`` of every column of coefficients ``(n, d)``; the last bin holds its upper edge."""
+def histograms(
+    coefficients: np.ndarray, low: float, high: float, bins: int = BINS, halves: np.ndarray | None = None
+) -> np.ndarray:
+    """Counts ``(d, bins)`` of every column of coefficients ``(n, d)``; the last bin holds its upper edge.
+
+    With ``halves`` (n,), true or false for each row, the counts of the two are apart: ``(2, d, bins)``.
+    """
     d = coefficients.shape[1]
-    step = coefficients.dtype.type(bins / (high - low) if high > low else 0)
-    places = ((coefficients - coefficients.dtype.type(low)) * step).astype(np.int64)
+    number = coefficients.dtype.type
+    places = ((coefficients - number(low)) * number(bins / (high - low) if high > low else 0)).astype(np.int64)
     np.clip(places, 0, bins - 1, out=places)
     places += bins * np.arange(d)
-    return np.bincount(places.ravel(order="K"), minlength=d * bins).reshape(d, bins)
+    if halves is None:
+        return np.bincount(places.ravel(order="K"), minlength=d * bins).reshape(d, bins)
+    places += d * bins * halves[:, None]
+    return np.bincount(places.ravel(order="K"), minlength=2 * d * bins).reshape(2, d, bins)
 
 
 def shift_matrix(groups: Mapping[str, Any], *, bins: int = BINS, seed: int = 0) -> ShiftMatrix:

@@ -127,8 +127,14 @@ def _gather(
     with console.progress("Reading networks", len(networks), "networks") as advance:
         for network in networks:
             console.say(f"Reading {network.label}")
+            reason = None
             try:
                 model = load_backbone(network.name)
+                study.add(model, network.label, network.facts)
+                drawn += [sample(one.weight, seed) for one in of_kernel(model, study.kernel)]
+                _add_starts(model, network, controls, seed)
+            except NotApplicable as error:
+                reason = str(error)
             except BackboneError as error:
                 if len(networks) == 1:
                     raise
@@ -136,20 +142,19 @@ def _gather(
                 continue
             finally:
                 advance(1)
-            reason = None
-            try:
-                study.add(model, network.label, network.facts)
-                drawn += [sample(one.weight, seed) for one in of_kernel(model, study.kernel)]
-                _add_starts(model, network, controls, seed)
-            except NotApplicable as error:
-                reason = str(error)
             found = [_look(key, looks, model, network, pictures, seed) for key in LOOKS]
             if reason is not None and not any(found):
                 reason += hint(model, pictures)
                 left_out.append({"label": network.label, "reason": reason, "kind": "nothing to look at"})
                 continue
-            kept.append({"label": network.label, "facts": network.facts, "card": card_of(model).to_dict()})
-            kept[-1]["no_filters"] = reason
+            kept.append(
+                {
+                    "label": network.label,
+                    "facts": network.facts,
+                    "card": card_of(model).to_dict(),
+                    "no_filters": reason,
+                }
+            )
     if not kept:
         raise NotApplicable(" ".join(one["reason"] for one in left_out))
     facts = dict.fromkeys(key for one in kept for key in one["facts"])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from offshelf.engine.console import Console
 from offshelf.jobs.common import Common, CommonOptions, at_least
@@ -65,7 +67,7 @@ def inspect(
     data: str | None = None,
     group: list[str] | None = None,
     kernel: int = 3,
-    filters: bool = True,
+    filters: Annotated[bool, Parameter(negative="--no-filters")] = True,
     filters_a_layer: int | None = None,
     seed: int = 0,
     out: Path | None = None,
@@ -86,7 +88,7 @@ def inspect(
     kernel
         Height and width of the filters.
     filters
-        Keep all filters in the run as filters.parquet.
+        Keep all filters in the run as filters.parquet; --no-filters leaves them out.
     filters_a_layer
         Compare at most so many filters of a layer, drawn at random, so that wide layers do not decide alone.
     seed
