@@ -123,6 +123,7 @@ class Network:
             model = load_backbone(self.name, num_classes=None if self.readout == "logits" else 0)
             if self.resized:  # position tables are made for one size
                 set_input_size(model, *self.card.input_size)
+                model.card = self.card  # type: ignore[assignment]  # it is probed at the size its card says
             if self.decision is None:
                 self._fast = FastNetwork(model)
                 spread = batch[:: max(1, len(batch) // GUARD_PIECES)][:GUARD_PIECES]
