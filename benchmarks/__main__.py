@@ -150,14 +150,14 @@ def architectures(
     threads: int = CORES,
     json: JsonFile = None,
 ) -> None:
-    """Architectures: attention over blocks with a halo against windows and global attention.
+    """Architectures: haloed attention against windows, B-cos networks against ordinary ones, filters against a loop.
 
     Parameters
     ----------
     size
         toy or small.
     parts
-        some of halo; all by default.
+        some of halo, b-cos, filters; all by default.
     rounds
         how often all contestants run, in turn.
     threads

@@ -19,6 +19,8 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
             "blocks": [2, 4],
             "network": {"batch": 1, "side": 256, "steps": 1, "width": 0.25},
         },
+        "b-cos": {"backbones": ["test_resnet"], "side": 32, "batch": 2, "repeats": 1},
+        "filters": {"streams": [20_000], "both": 300_000, "channels": 8, "count": 3},
     },
     "small": {
         "halo": {
@@ -26,9 +28,16 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
             "blocks": [2, 4, 8, 16],
             "network": {"batch": 4, "side": 256, "steps": 4},
         },
+        "b-cos": {
+            "backbones": ["resnet18", "densenet121", "convnext_atto", "vit_tiny_patch16_224"],
+            "side": 224,
+            "batch": 8,
+            "repeats": 3,
+        },
+        "filters": {"streams": [5_000_000, 50_000_000], "both": 5_000_000, "channels": 256, "count": 12},
     },
 }  # fmt: skip
-"""toy: seconds, for tests; small: a few minutes on two cores."""
+"""toy: seconds, for tests; small: about fifteen minutes on two cores."""
 
 
 def measure(
@@ -74,9 +83,50 @@ def _halo(size: dict[str, Any], threads: int) -> list[Job]:
     ]
 
 
-JOBS: dict[str, Part] = {"halo": _halo}
+def _b_cos(size: dict[str, Any], threads: int) -> list[Job]:
+    contestant = partial(child, "benchmarks.b_cos_contestants")
+    jobs = []
+    for backbone in size["backbones"]:
+        job = {"backbone": backbone, **{key: size[key] for key in ("side", "batch", "repeats")}}
+        told = f"{backbone}, {size['side']} px, batch {size['batch']}, fp32"
+        for function, what, names in (
+            ("forward", "forward", ("the ordinary network", "its B-cos twin")),
+            ("step", "a training step", ("the ordinary network", "its B-cos twin, by its recipe")),
+            ("explanation", "explaining", ("input x gradient of the ordinary network", "contributions of its twin")),
+        ):
+            kinds = zip(names, ("plain", "b-cos"))
+            runs = {name: contestant(function, threads, job | {"kind": kind}) for name, kind in kinds}
+            jobs.append((f"{what}, {told}", job, runs))
+    return jobs
+
+
+def _filters(size: dict[str, Any], threads: int) -> list[Job]:
+    contestant = partial(child, "benchmarks.filter_contestants")
+    both, grading = {"n": size["both"]}, {key: size[key] for key in ("channels", "count")}
+    compared = {
+        "by hand, all in memory": contestant("plain", threads, both),
+        "offshelf, in memory": contestant("in_memory", threads, both),
+        "offshelf, through a file": contestant("streamed", threads, both),
+    }
+    large = {f"{n:,} filters": contestant("streamed", threads, {"n": n}) for n in size["streams"]}
+    graded = {
+        "by hand": contestant("graded_by_hand", threads, grading),
+        "offshelf": contestant("graded", threads, grading),
+    }
+    return [
+        (f"basis and shift of two groups, {size['both']:,} of 3 x 3", both, compared),
+        ("the same through a file, more and more filters", {"streams": size["streams"]}, large),
+        (f"grading {size['count']} layers of {size['channels']} to {size['channels']} channels", grading, graded),
+    ]
+
+
+JOBS: dict[str, Part] = {"halo": _halo, "b-cos": _b_cos, "filters": _filters}
 PARTS = tuple(JOBS)
-HEADINGS = {"halo": "Attention over blocks with a halo"}
+HEADINGS = {
+    "halo": "Attention over blocks with a halo",
+    "b-cos": "B-cos networks",
+    "filters": "Filters of networks",
+}
 
 
 def tables(kept: dict[str, Any]) -> list[Table]:

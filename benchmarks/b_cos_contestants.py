@@ -88,7 +88,7 @@ def step(watch: Watch, backbone: str, kind: str, side: int, batch: int, repeats:
 def explanation(watch: Watch, backbone: str, kind: str, side: int, batch: int, repeats: int) -> Answer:
     """Maps of one class for a batch: contributions of the B-cos network, input x gradient of the ordinary one.
 
-    ``remainder`` is the largest part of a logit that the map does not account for: rounding for the B-cos network.
+    What is not explained is the largest part of a logit that the map leaves out: rounding for the B-cos network.
     """
     import torch
 
@@ -107,7 +107,7 @@ def explanation(watch: Watch, backbone: str, kind: str, side: int, batch: int, r
     with torch.inference_mode():
         logit = model(x).gather(1, classes[:, None])[:, 0].numpy()
     missed = logit - getattr(model, "offset", 0.0) - arrays["out"].sum(axis=(1, 2))
-    return facts | {"remainder": float(np.abs(missed).max())}, arrays
+    return facts | {"columns": {"logit not explained": f"{np.abs(missed).max():.1e}"}}, arrays
 
 
 def _timed(watch: Watch, once: Callable[[], Any], batch: int, repeats: int) -> Answer:
@@ -120,4 +120,4 @@ def _timed(watch: Watch, once: Callable[[], Any], batch: int, repeats: int) -> A
         out = once()
         taken.append(time.perf_counter() - begun)
     watch.stop()
-    return {"batch_seconds": statistics.median(taken), "pictures": batch * repeats}, {"out": out.numpy()}
+    return {"step_seconds": statistics.median(taken), "pictures": batch * repeats}, {"out": out.numpy()}

@@ -41,7 +41,7 @@ def streamed(watch: Watch, n: int) -> Answer:
         answer = _answer(database, n)
         watch.stop()
         size = (Path(folder) / "filters.parquet").stat().st_size
-    return {"filters": n, "file_mb": round(size / 2**20, 1)}, answer
+    return {"count": n, "unit": "filter", "columns": {"file, MiB": f"{size / 2**20:.0f}"}}, answer
 
 
 def in_memory(watch: Watch, n: int) -> Answer:
@@ -54,7 +54,7 @@ def in_memory(watch: Watch, n: int) -> Answer:
     watch.lap("written")
     answer = _answer(database, n)
     watch.stop()
-    return {"filters": n}, answer
+    return {"count": n, "unit": "filter", "columns": {"file, MiB": "-"}}, answer
 
 
 def plain(watch: Watch, n: int) -> Answer:
@@ -79,7 +79,8 @@ def plain(watch: Watch, n: int) -> Answer:
     p, q = (np.where(np.array(one) == 0, np.finfo(np.float32).eps, np.array(one)) for one in found)
     shift = sum(a * (entropy(x, y) + entropy(y, x)) for a, x, y in zip(pca.explained_variance_ratio_, p, q))
     watch.stop()
-    return {"filters": n}, {"ratios": pca.explained_variance_ratio_, "shift": np.array([shift])}
+    answer = {"ratios": pca.explained_variance_ratio_, "shift": np.array([shift])}
+    return {"count": n, "unit": "filter", "columns": {"file, MiB": "-"}}, answer
 
 
 def graded(watch: Watch, channels: int, count: int) -> Answer:
@@ -91,7 +92,7 @@ def graded(watch: Watch, channels: int, count: int) -> Answer:
     found = [layer_quality(weight) for weight in weights]
     watch.stop()
     numbers = np.array([[one.sparsity, one.entropy, one.orthogonality] for one in found])
-    return {"filters": count * channels**2}, {"quality": numbers}
+    return {"count": count * channels**2, "unit": "filter"}, {"quality": numbers}
 
 
 def graded_by_hand(watch: Watch, channels: int, count: int) -> Answer:
@@ -111,7 +112,7 @@ def graded_by_hand(watch: Watch, channels: int, count: int) -> Answer:
         orthogonality = 1 - cosines.sum() / (channels * (channels - 1))
         numbers.append([sparsity, -(shares * np.log10(shares)).sum(), orthogonality])
     watch.stop()
-    return {"filters": count * channels**2}, {"quality": np.array(numbers)}
+    return {"count": count * channels**2, "unit": "filter"}, {"quality": np.array(numbers)}
 
 
 def _weights(channels: int, count: int) -> list[np.ndarray]:

@@ -36,6 +36,26 @@ def test_halo_makes_its_tables(tmp_path: Path, in_this_process: list[str], capsy
     assert {target.partition(":")[0] for target in in_this_process} == {"benchmarks.halo_contestants"}
 
 
+def test_b_cos_makes_its_tables(in_this_process: list[str]) -> None:
+    kept = architectures.measure("toy", ["b-cos"], 1, 1, "")
+    forward, step, explanation = tables_of(kept)
+    assert forward.title == "B-cos networks: forward, test_resnet, 32 px, batch 2, fp32"
+    assert [row[0] for row in step.rows] == ["the ordinary network", "its B-cos twin, by its recipe"]
+    assert explanation.header[-1] == "logit not explained"
+    plain, exact = (float(row[-1]) for row in explanation.rows)
+    assert exact < 1e-4 < plain
+    assert {target.partition(":")[0] for target in in_this_process} == {"benchmarks.b_cos_contestants"}
+
+
+def test_filters_make_their_tables(in_this_process: list[str]) -> None:
+    kept = architectures.measure("toy", ["filters"], 1, 1, "")
+    compared, large, graded = tables_of(kept)
+    assert compared.header[1] == graded.header[1] == "filters/s"
+    assert [row[-1] for row in compared.rows[:2]] == ["-", "-"] and int(compared.rows[2][-1]) >= 0
+    assert [row[0] for row in large.rows] == ["20,000 filters"]
+    assert len(in_this_process) == 6
+
+
 def test_contestants_that_should_agree_do() -> None:
     job = architectures.SIZES["toy"]["halo"]["layer"]
     square = {
