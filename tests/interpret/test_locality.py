@@ -21,14 +21,13 @@ from offshelf.interpret.attention import attention_maps
 from offshelf.interpret.locality import (
     LocalityProbe,
     centre_distance,
-    hint,
     locality_study,
-    look,
     non_locality,
     patches_only,
     positional_maps,
     uniform_non_locality,
 )
+from offshelf.interpret.locality_look import hint, look, sentences
 from offshelf.transfer.classification import Classification, ClassificationViews, LabelledPictures
 
 
@@ -270,6 +269,18 @@ def test_looking_at_a_folder(folder: Path) -> None:
     assert look(load_backbone("test_vit.random"), None, seed=0) is None
     assert "--data" in hint(load_backbone("test_vit.random"), None)
     assert hint(model, dataset) == hint(load_backbone("test_resnet.random"), None) == ""
+
+
+def test_what_was_found_in_sentences() -> None:
+    torch.manual_seed(0)
+    model = convit_mini()
+    (said,) = sentences({"net": locality_study(model, torch.randn(2, 3, 32, 32))})
+    assert said == (
+        "net: heads look 1.98 patches away in the first layer and 4.14 in the last (everywhere alike: 4.14), and gates "
+        "give positions a share of 0.731 in the first layer, 0.731 at least."
+    )
+    assert sentences({"net": locality_study(model)})[0].startswith("net: gates give positions")
+    assert len(sentences({str(number): locality_study(model) for number in range(6)})) == 4
 
 
 def test_pictures_that_cannot_be_read_are_counted(folder: Path) -> None:

@@ -27,10 +27,10 @@ from offshelf.errors import BackboneError, NotApplicable
 from offshelf.interpret.cnn_filter_db import FilterDatabase, of_kernel
 from offshelf.interpret.filter_comparison import DRAW, compare_filters
 from offshelf.interpret.inspection_verdict import summary_of, verdict
-from offshelf.interpret.locality import hint
+from offshelf.interpret.locality_look import hint, sentences
 from offshelf.interpret.networks import Network
 
-LOOKS: dict[str, str] = {"locality": "offshelf.interpret.locality:look"}
+LOOKS: dict[str, str] = {"locality": "offshelf.interpret.locality_look:look"}
 """What else to look for in a network: key of results.json -> "module:function".
 
 The function takes ``(model, pictures, seed)``, where ``pictures`` is a Dataset or None, and gives what it found as JSON
@@ -84,6 +84,8 @@ def inspect_networks(
     for one in told["networks"]:
         one |= summary_of([row for row in layers if row["network"] == one["label"]])
     said = verdict(told["networks"], layers, comparison.get("axes", []), told["left_out"])
+    attention = sentences(told.get("locality") or {})
+    said = said + attention if layers else attention + said
     if pictures is not None and not any(told.get(key) for key in LOOKS):
         said.append("Pictures were given, but nothing in these networks is told from pictures; they were not used.")
     whose = told["networks"][0]["label"] if len(told["networks"]) == 1 else f"{len(told['networks'])} networks"

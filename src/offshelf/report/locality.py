@@ -1,6 +1,6 @@
 """How far attention looks, on the page of ``inspect``: figures and rows of every network's locality.
 
-``results["locality"]`` of such a run is ``{network: study}``, as `offshelf.interpret.locality.look` gives it.
+``results["locality"]`` of such a run is ``{network: study}``, as `offshelf.interpret.locality_look.look` gives it.
 """
 
 from __future__ import annotations
