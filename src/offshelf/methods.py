@@ -180,6 +180,22 @@ METHODS: dict[str, Method] = {
             "shows a drop of accuracy while accuracies that know the sets of labels do not, and networks trained on "
             "one label a picture name several valid ones.",
         ),
+        Method(
+            slug="b-cosification",
+            where="offshelf.backbones.b_cosification:BCosNetwork",
+            part="backbones",
+            title="B-cosification: Transforming Deep Neural Networks to be Inherently Interpretable",
+            authors="Arya, Rao, Boehle, Schiele",
+            year=2024,
+            paper="arXiv 2411.00715",
+            purpose="Rewrite an image classifier that is trained already so that each of its answers is exactly a sum "
+            "over pixels, which can be looked at; it is then fine-tuned briefly.",
+            parts=("bcosify", "BCosNetwork", "explain_b_cos", "b_cosify_tower"),
+            command="offshelf finetune DATA --backbone test_resnet.offshelf_finetune_cifar10 --b-cos 2",
+            claim="A trained network that is rewritten into a B-cos network and briefly fine-tuned is more accurate "
+            "than a B-cos network trained from scratch for as many epochs, and its explanations point at the right "
+            "place more often than the untouched network's input x gradient.",
+        ),
     )
 }
 

@@ -31,6 +31,7 @@ def test_search_by_words_ranks_by_the_summaries(monkeypatch: pytest.MonkeyPatch)
     assert entries[0].slug == "off-the-shelf"
     assert "pip install 'offshelf[search]'" in how
     assert nearest("one short description for several tasks")[0][0].slug == "reproductive-features"
+    assert nearest("a classifier whose answers are a sum over pixels")[0][0].slug == "b-cosification"
 
 
 @pytest.mark.slow
@@ -41,6 +42,7 @@ def test_search_by_meaning_needs_no_common_words() -> None:
     assert (
         nearest("squeeze a long description of each radiograph into a short one")[0][0].slug == "reproductive-features"
     )
+    assert nearest("make my trained network interpretable by construction")[0][0].slug == "b-cosification"
     assert how == "meaning (sentence embeddings)"
 
 

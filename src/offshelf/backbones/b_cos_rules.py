@@ -40,7 +40,17 @@ ACTIVATIONS: dict[type, str] = {
 }
 UNCHANGED: set[type] = {
     # linear, or linear for each input as they are
-    *(nn.Identity, nn.Dropout, nn.Flatten, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ReLU, nn.LeakyReLU, nn.PReLU),
+    *(
+        nn.AdaptiveMaxPool2d,
+        nn.Identity,
+        nn.Dropout,
+        nn.Flatten,
+        nn.AvgPool2d,
+        nn.AdaptiveAvgPool2d,
+        nn.ReLU,
+        nn.LeakyReLU,
+        nn.PReLU,
+    ),
     *(tl.AvgPool2dSame, FastAdaptiveAvgPool, tl.BlurPool2d, tl.DropPath, tl.PatchDropout, tl.LayerScale),
     # ours already
     *(layers.DetachableLinear, layers.DetachableGate),
