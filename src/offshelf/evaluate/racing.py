@@ -227,9 +227,9 @@ def verdict(results: dict[str, Any]) -> list[str]:
     for pair in results["pairs"]:
         low, high = pair["accuracy"]["low"], pair["accuracy"]["high"]
         if low is not None and (low > 0 or high < 0):
-            more = "higher" if low > 0 else "lower"
+            more = "more" if low > 0 else "less"
             said.append(
-                f"{pair['other']} ends {more} than {pair['first']}: {pair['accuracy']['value']:+.3f} "
+                f"{pair['other']} ends {more} accurate than {pair['first']}: {pair['accuracy']['value']:+.3f} "
                 f"[{low:+.3f}, {high:+.3f}]."
             )
     for arm in arms:
