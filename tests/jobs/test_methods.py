@@ -53,6 +53,7 @@ def test_search_by_meaning_needs_no_common_words() -> None:
     assert nearest("my gradients explode, shrink what each skip block adds")[0][0].slug == "inception-v4"
     assert nearest("examine the weights for dead kernels")[0][0].slug == "cnn-filter-db"
     assert nearest("make my trained network interpretable by construction")[0][0].slug == "b-cosification"
+    assert nearest("an interpretable classifier that tells why")[0][0].slug == "b-cosification"
     assert how == "meaning (sentence embeddings)"
     assert nearest("attention inside neighbourhoods instead of convolutions")[0][0].slug == "halonet"
 
