@@ -25,6 +25,7 @@ _WHERE = {
     "demo": "offshelf.jobs.demo",
     "evaluate": "offshelf.jobs.evaluate",
     "explain_b_cos": "offshelf.interpret.b_cos_explanation",
+    "explain": "offshelf.jobs.explain",
     "finetune": "offshelf.jobs.finetune",
     "fit": "offshelf.jobs.fit",
     "load_backbone": "offshelf.backbones.load",
