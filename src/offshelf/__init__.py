@@ -27,6 +27,7 @@ _WHERE = {
     "cvt_from_transformers": "offshelf.backbones.cvt_weights",
     "demo": "offshelf.jobs.demo",
     "evaluate": "offshelf.jobs.evaluate",
+    "explain": "offshelf.jobs.explain",
     "explain_b_cos": "offshelf.interpret.b_cos_explanation",
     "finetune": "offshelf.jobs.finetune",
     "fit": "offshelf.jobs.fit",
