@@ -137,6 +137,19 @@ def test_colours_by_hand() -> None:
     assert alone.isfinite().all() and not alone.any()
 
 
+def test_colours_are_drawn_from_the_map_by_the_pixels() -> None:
+    """As in the authors' code: normalising belongs to the map, so a channel of small spread weighs more."""
+    model, pictures = network()
+    found = explain_b_cos(model, pictures, smooth=5)
+    mean = torch.cat([model.pixel_mean, 1 - model.pixel_mean], dim=1)
+    by_pixel = (found.pixel_weights * (found.pixels - mean)).sum(dim=1)
+    torch.testing.assert_close(by_pixel, found.contributions, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(found.pixels, torch.cat([pictures, 1 - pictures], dim=1))
+    own = (found.pixel_weights * found.pixels).sum(dim=1)
+    torch.testing.assert_close(found.colours, coloured(found.pixel_weights, own, smooth=5))
+    assert not torch.allclose(found.colours, coloured(found.weights, found.contributions, smooth=5))
+
+
 def test_the_network_is_left_as_it_was_and_gradients_off_do_not_matter() -> None:
     model, pictures = network()
     model.train()

@@ -41,6 +41,11 @@ class BCosExplanation:
         Signed; what each pixel adds to the class's logit.
     offset : float32 (B,)
         What belongs to no pixel: the constant ``-log(C - 1)``, and the part of a transformer's position table.
+    pixel_weights : float32 (B, 6, H, W)
+        The same row by the pixels ``[r, 1 - r]``, from which the paper's colours are drawn: ``weights`` over the
+        standard deviation of each channel.
+    pixels : float32 (B, 6, H, W)
+        ``[r, 1 - r]``.
     smooth : int
         Side of the box that smooths the opacity of `colours`.
     """
@@ -50,6 +55,8 @@ class BCosExplanation:
     weights: torch.Tensor
     contributions: torch.Tensor
     offset: torch.Tensor
+    pixel_weights: torch.Tensor
+    pixels: torch.Tensor
     smooth: int = SMOOTH
 
     @property
@@ -65,7 +72,7 @@ class BCosExplanation:
     @property
     def colours(self) -> torch.Tensor:
         """Red, green, blue and opacity in [0, 1] (B, 4, H, W), as the paper draws them; see `coloured`."""
-        return coloured(self.weights, self.contributions, self.smooth)
+        return coloured(self.pixel_weights, (self.pixel_weights * self.pixels).sum(dim=1), self.smooth)
 
 
 def explain_b_cos(
@@ -111,6 +118,8 @@ def explain_b_cos(
         weights,
         (weights * z.detach()).sum(dim=1),
         offset,
+        weights / model.pixel_std.repeat(1, 2, 1, 1),
+        torch.cat([pictures, 1 - pictures], dim=1).detach(),
         smooth,
     )
 
