@@ -246,18 +246,9 @@ class FilterDatabase:
                 for start, end in zip(cuts, cuts[1:]):
                     yield int(numbers[start]), filters[start:end]
 
-    def distributions(
-        self, *, bins: int = BINS, seed: int = 0, advance: Callable[[int], None] | None = None
-    ) -> Distributions:
-        """Basis and histograms of all filters; reads them three times, and says how many it has read to ``advance``."""
-
-        def told() -> Iterator[tuple[int, np.ndarray]]:
-            for number, filters in self.batches():
-                yield number, filters
-                if advance is not None:
-                    advance(len(filters))
-
-        return distributions(told, len(self.layers), bins=bins, seed=seed)
+    def distributions(self, *, bins: int = BINS, seed: int = 0) -> Distributions:
+        """Basis and histograms of all filters, which are read three times."""
+        return distributions(self.batches, len(self.layers), bins=bins, seed=seed)
 
     def groups(self, of: Callable[[Layer], str | None]) -> dict[str, list[int]]:
         """Numbers of layers by what ``of`` says of each; layers of which it says nothing are left out."""

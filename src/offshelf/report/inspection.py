@@ -65,6 +65,7 @@ def render(results: Any, run: Any, folder: Path) -> str:
     page = environment()
     page.filters["broken"] = broken
     return page.get_template("inspect.html.j2").render(
+        results=results,
         short=short,
         title=results.get("title") or "offshelf inspect",
         verdict=results["verdict"],
