@@ -62,7 +62,7 @@ class Sizes:
     few: int = 1_000
     many: int = 10_000
     test: int = 3_000
-    updates: int = 450
+    updates: int = 400
     batch_size: int = 32
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
