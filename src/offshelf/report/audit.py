@@ -21,9 +21,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from offshelf.engine.files import finite
-from offshelf.errors import RunError
-from offshelf.report.content import BAD_FILES, THUMBNAIL, printable
+from offshelf.report.content import BAD_FILES, THUMBNAIL, cleaned
 from offshelf.report.curves import Curve, line_chart
 from offshelf.report.figures import interval_plot
 from offshelf.report.templating import environment, own
@@ -42,12 +40,7 @@ def render(results: Any, run: Any, folder: Path) -> str:
     RunError
         When a part that every run must have is missing; the message names it.
     """
-    results, run = printable(finite(results)), printable(finite(run))
-    for key in NEEDED:
-        if results.get(key) is None:
-            raise RunError(
-                f"{folder / 'results.json'}: nothing under {key!r}; expected the results of an audit. Run it again."
-            )
+    results, run = cleaned(results, run, folder, NEEDED, "an audit")
     checks = {check["key"]: check for check in results["checks"]}
     left_out = fit_pictures(checks)
     page = environment()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,6 +120,25 @@ def prepare(results: Any, run: Any, folder: Path) -> dict[str, Any]:
         "protocol": results.get("protocol") or {},
         "run": {"command": "", "versions": {}, "seed": None, "machine": {}, "arguments": {}} | run,
     }
+
+
+def cleaned(
+    results: Any, run: Any, folder: Path, needed: Sequence[str], what: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What results.json and run.json hold, fit to be printed, once every part is there that a run must have.
+
+    Raises
+    ------
+    RunError
+        When one of ``needed`` is missing; the message names it and ``what`` was expected, such as "an audit".
+    """
+    results, run = printable(finite(results)), printable(finite(run))
+    for key in needed:
+        if not isinstance(results, dict) or results.get(key) is None:
+            raise RunError(
+                f"{folder / 'results.json'}: nothing under {key!r}; expected the results of {what}. Run it again."
+            )
+    return results, run
 
 
 def printable(value: Any) -> Any:

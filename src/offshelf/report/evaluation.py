@@ -19,7 +19,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from offshelf.engine.files import finite
 from offshelf.errors import RunError
 from offshelf.report import content, figures
 from offshelf.report.templating import environment, own
@@ -60,13 +59,7 @@ def render(results: Any, run: Any, folder: Path) -> str:
 
 def prepare(results: Any, run: Any, folder: Path) -> dict[str, Any]:
     """Everything the page shows: cleaned, completed, cut to size, with its figures."""
-    results, run = content.printable(finite(results)), content.printable(finite(run))
-    for key in NEEDED:
-        if not isinstance(results, dict) or results.get(key) is None:
-            raise RunError(
-                f"{folder / 'results.json'}: nothing under {key!r}; expected the results of an evaluate run. Run it "
-                "again."
-            )
+    results, run = content.cleaned(results, run, folder, NEEDED, "an evaluate run")
     if "metrics" not in results and "multilabel" not in results:
         raise RunError(
             f"{folder / 'results.json'}: neither 'metrics' nor 'multilabel'; expected the results of an evaluate run. "

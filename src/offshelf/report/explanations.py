@@ -19,9 +19,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from offshelf.engine.files import finite
-from offshelf.errors import RunError
-from offshelf.report.content import BAD_FILES, THUMBNAIL, cell, printable
+from offshelf.report.content import BAD_FILES, THUMBNAIL, cell, cleaned
 from offshelf.report.templating import environment, own
 
 NEEDED = ("pictures", "methods", "verdict", "data", "explained")
@@ -38,13 +36,7 @@ def render(results: Any, run: Any, folder: Path) -> str:
     RunError
         When a part that every run must have is missing; the message names it.
     """
-    results, run = printable(finite(results)), printable(finite(run))
-    for key in NEEDED:
-        if not isinstance(results, dict) or results.get(key) is None:
-            raise RunError(
-                f"{folder / 'results.json'}: nothing under {key!r}; expected the results of an explain run. Run it "
-                "again."
-            )
+    results, run = cleaned(results, run, folder, NEEDED, "an explain run")
     pictures, left_out = fitting(results["pictures"])
     page = environment()
     page.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]  # and leave the rest as it is

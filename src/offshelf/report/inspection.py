@@ -30,9 +30,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from offshelf.engine.files import finite
-from offshelf.errors import RunError
-from offshelf.report.content import printable
+from offshelf.report.content import cleaned
 from offshelf.report.filter_figures import depth_chart, picture, ridge_plot, shift_plot, strip
 from offshelf.report.locality import NETWORKS, locality_sections
 from offshelf.report.templating import environment, own
@@ -51,13 +49,7 @@ def render(results: Any, run: Any, folder: Path) -> str:
     RunError
         When a part that every run must have is missing; the message names it.
     """
-    results, run = printable(finite(results)), printable(finite(run))
-    for key in NEEDED:
-        if results.get(key) is None:
-            raise RunError(
-                f"{folder / 'results.json'}: nothing under {key!r}; expected the results of an inspection. "
-                "Run it again."
-            )
+    results, run = cleaned(results, run, folder, NEEDED, "an inspection")
     kernel = results["kernel"]
     short = short_names([one["label"] for one in results["networks"]])
     tables, rows_left, drawings_left = _tables(results)

@@ -31,11 +31,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from offshelf.engine.files import finite
-from offshelf.errors import RunError
 from offshelf.evaluate.intervals import wilson_interval
 from offshelf.evaluate.pretraining_verdict import defined, independent_pictures, tenths
-from offshelf.report.content import BAD_FILES, THUMBNAIL, printable
+from offshelf.report.content import BAD_FILES, THUMBNAIL, cleaned
 from offshelf.report.curves import POINTS, Curve, line_chart, neighbours
 from offshelf.report.inline_svg import DASHES, SERIES
 from offshelf.report.templating import environment, own
@@ -80,13 +78,7 @@ def render(results: Any, run: Any, folder: Path) -> str:
 
 def prepare(results: Any, run: Any, folder: Path) -> dict[str, Any]:
     """Everything the page shows but the figures: cleaned, completed, cut to size."""
-    results, run = printable(finite(results)), printable(finite(run))
-    for key in NEEDED:
-        if results.get(key) is None:
-            raise RunError(
-                f"{folder / 'results.json'}: nothing under {key!r}; expected the results of a pretrain run. "
-                "Run it again."
-            )
+    results, run = cleaned(results, run, folder, NEEDED, "a pretrain run")
     data = {"source": "not recorded", "n": None, "n_used": None, "unlabelled": None, "groups": None} | results["data"]
     for key in ("bad_files", "duplicates", "notes", "class_counts"):
         data[key] = data.get(key) or []

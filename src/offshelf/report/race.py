@@ -13,9 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from offshelf.engine.files import finite
-from offshelf.errors import RunError
-from offshelf.report.content import printable
+from offshelf.report.content import cleaned
 from offshelf.report.curves import Curve, line_chart
 from offshelf.report.figures import interval_plot, signs
 from offshelf.report.templating import environment, own
@@ -32,12 +30,7 @@ def render(results: Any, run: Any, folder: Path) -> str:
     RunError
         When a part that every run must have is missing; the message names it.
     """
-    results, run = printable(finite(results)), printable(finite(run))
-    for key in NEEDED:
-        if results.get(key) is None:
-            raise RunError(
-                f"{folder / 'results.json'}: nothing under {key!r}; expected the results of a race. Run it again."
-            )
+    results, run = cleaned(results, run, folder, NEEDED, "a race")
     return (
         environment()
         .get_template("race.html.j2")
