@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from importlib import import_module
 
-OURS: dict[str, tuple[str, ...]] = {}
+OURS: dict[str, tuple[str, ...]] = {
+    "plain_cnn": ("plain_cnn",),
+}
 """Module of ``backbones`` -> the names of its builders."""
 
 

@@ -178,12 +178,15 @@ def dictionary(points: torch.Tensor, n: int, seed: int = 0) -> torch.Tensor:
     from sklearn.decomposition import MiniBatchDictionaryLearning
 
     learner = MiniBatchDictionaryLearning(
-        n, alpha=1.0, max_iter=2, batch_size=256, fit_algorithm="cd", random_state=seed, max_no_improvement=None
+        n, alpha=1.0, max_iter=2, batch_size=256, random_state=seed, max_no_improvement=None
     )
-    return pointed(torch.from_numpy(learner.fit(points[:5_000].numpy()).components_).float())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the last digits of a code do not matter for filters
+        learner.fit(points[:5_000].numpy())
+    return pointed(torch.from_numpy(learner.components_).float())
 
 
-def autoencoder(points: torch.Tensor, n: int, seed: int = 0, passes: int = PASSES, noise: float = 0.3) -> torch.Tensor:
+def autoencoder(points: torch.Tensor, n: int, seed: int = 0, passes: int = 5, noise: float = 0.3) -> torch.Tensor:
     """Tied weights ``(n, d)`` of one ReLU layer that restores patches from noisy ones."""
     with same_random_states():
         torch.manual_seed(seed)
