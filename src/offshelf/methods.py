@@ -188,8 +188,8 @@ METHODS: dict[str, Method] = {
             authors="Hirani, Abdulla",
             year=2024,
             paper="arXiv 2410.21644",
-            purpose="Choose how convolution kernels begin (random, Gabor, DCT, or learned from unlabelled patches by PCA "
-            "or K-means), their size, shape and number, and measure which choice pays at equal cost.",
+            purpose="Choose how convolution kernels begin (random, Gabor, DCT, or learned from unlabelled patches by "
+            "PCA or K-means), their size, shape and number, and measure which choice pays at equal cost.",
             parts=("design_filters", "FilterStudy", "follow"),
             command="offshelf design DATA --study initialisation",
             claim="First-layer filters learned without labels (PCA, K-means) or taken from a fixed bank (DCT, Gabor) "
