@@ -20,7 +20,8 @@ class MaskedConv2d(nn.Conv2d):
     def __init__(self, *args: Any, mask: torch.Tensor, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.mask: torch.Tensor
-        self.register_buffer("mask", mask.to(self.weight.dtype), persistent=False)
+        self.taps = int(mask.sum())  # of one channel's kernel
+        self.register_buffer("mask", mask.to(self.weight), persistent=False)
         with torch.no_grad():
             self.weight.mul_(self.mask)
 
@@ -31,7 +32,7 @@ class MaskedConv2d(nn.Conv2d):
 
 def mask_of(shape: str, size: int) -> torch.Tensor:
     """``(size, size)`` of 1 and 0: the middle row and column, or the outermost taps."""
-    mask, middle = torch.zeros(size, size), size // 2
+    mask, middle = torch.zeros(size, size, device="cpu"), size // 2
     if shape == "cross":
         mask[middle], mask[:, middle] = 1, 1
     else:

@@ -18,7 +18,7 @@ from timm.models._features import feature_take_indices
 from torch import nn
 
 from offshelf.backbones.architectures import register_architectures
-from offshelf.backbones.kernel_shapes import covering
+from offshelf.backbones.kernel_shapes import MaskedConv2d, covering
 from offshelf.errors import UsageError
 
 NORMS = ("batch", "none")
@@ -192,11 +192,10 @@ class PlainCNN(nn.Module):
 def _start(module: nn.Module) -> None:
     """He's rule for every convolution, over the taps that it has."""
     if isinstance(module, nn.Conv2d):
-        mask = getattr(module, "mask", None)
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if mask is not None:
+        if isinstance(module, MaskedConv2d):
             with torch.no_grad():
-                module.weight.mul_(mask * math.sqrt(mask.numel() / float(mask.sum())))
+                module.weight.mul_(module.mask * math.sqrt(module.mask.numel() / module.taps))
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
