@@ -22,6 +22,8 @@ _WHERE = {
     "audit": "offshelf.jobs.audit",
     "battle": "offshelf.jobs.battle",
     "demo": "offshelf.jobs.demo",
+    "design": "offshelf.jobs.design",
+    "design_filters": "offshelf.interpret.filter_design",
     "evaluate": "offshelf.jobs.evaluate",
     "finetune": "offshelf.jobs.finetune",
     "fit": "offshelf.jobs.fit",

@@ -14,12 +14,12 @@ from torch import nn
 
 from offshelf.backbones.kernel_shapes import MaskedConv2d
 from offshelf.backbones.plain_cnn import PlainCNN
+from offshelf.engine.undisturbed import undisturbed
 from offshelf.errors import UsageError
-from offshelf.interpret.layer_inputs import looked_at
 
 Matched = Literal["parameters", "multiply-adds"]
 TOLERANCE = 0.02
-WIDEST = 64.0  # largest factor of the widths that is tried
+WIDEST, ROUNDS = 64.0, 8  # largest factor of the widths, and how many are tried
 
 
 class Cost(NamedTuple):
@@ -46,7 +46,7 @@ def cost_of(model: nn.Module, side: int) -> Cost:
 
     handles = [m.register_forward_hook(hook) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     try:
-        with looked_at(model):
+        with undisturbed(model):
             model(torch.zeros(2, 3, side, side, device=next(model.parameters()).device))
     finally:
         for handle in handles:
@@ -115,29 +115,30 @@ def matched(
     UsageError
         When no width comes within the tolerance.
     """
-    plan = {"filters": 48, "widths": (64, 96, 128)} | settings
-    wanted, tried = target.of(what), {}
+    plan: dict[str, Any] = {"filters": 48, "widths": (64, 96, 128)} | settings
+    wanted = target.of(what)
 
     def at(factor: float, more: int = 0) -> tuple[float, dict[str, Any], Cost]:
         widths = [max(1, round(factor * width)) for width in plan["widths"]]
         widths[-1] = max(1, widths[-1] + more)
         filters = plan["filters"] if keep_filters else max(1, round(factor * plan["filters"]))
         chosen = plan | {"filters": filters, "widths": widths}
-        key = (filters, *widths)
-        if key not in tried:
-            with torch.device("meta"):  # shapes alone
-                tried[key] = cost_of(PlainCNN(**chosen), side)
-        return tried[key].of(what) / wanted - 1, chosen, tried[key]
+        with torch.device("meta"):  # shapes alone
+            cost = cost_of(PlainCNN(**chosen), side)
+        return cost.of(what) / wanted, chosen, cost
 
-    low, high = 1 / WIDEST, 1.0
-    while at(high)[0] < 0 and high < WIDEST:
-        low, high = high, 2 * high
-    for _ in range(14):
-        middle = (low * high) ** 0.5
-        low, high = (middle, high) if at(middle)[0] < 0 else (low, middle)
-    found = min((at(factor, more) for factor in (low, high) for more in range(-6, 7)), key=lambda one: abs(one[0]))
-    check_matched(str(settings), found[2], target, what, tolerance)
-    return found[1], found[2]
+    factor, found = 1.0, [at(1.0)]
+    for _ in range(ROUNDS):  # a cost grows at most with the square of the widths, so this comes near from either side
+        factor = min(WIDEST, max(1 / WIDEST, factor * found[-1][0] ** -0.5))
+        found.append(at(factor))
+        if abs(found[-1][0] - 1) < tolerance / 4:
+            break
+    slope = at(factor, 1)[0] - found[-1][0]
+    if slope > 0:  # what rounding has left is made up by the last width
+        found.append(at(factor, round((1 - found[-1][0]) / slope)))
+    _, chosen, cost = min(found, key=lambda one: abs(one[0] - 1))
+    check_matched(str(settings), cost, target, what, tolerance)
+    return chosen, cost
 
 
 def check_matched(name: str, cost: Cost, target: Cost, what: Matched, tolerance: float = TOLERANCE) -> None:
@@ -146,6 +147,6 @@ def check_matched(name: str, cost: Cost, target: Cost, what: Matched, tolerance:
     if abs(apart) > tolerance:
         raise UsageError(
             f"{name}: {cost.of(what):,} {what} are {100 * apart:+.1f} % of {target.of(what):,}; expected at most "
-            f"{100 * tolerance:g} % apart, or the comparison is not fair. Leave it out, match the other cost (--match), "
-            "or raise --tolerance and say so."
+            f"{100 * tolerance:g} % apart, or the comparison is not fair. Leave it out, match the other cost "
+            "(--match), or raise --tolerance and say so."
         )

@@ -50,6 +50,13 @@ class DesignedLayer:
     notes: list[str] = field(default_factory=list)
 
 
+def untouched(model: nn.Module, name: str) -> DesignedLayer:
+    """The account of a layer that keeps its filters."""
+    conv = model.get_submodule(name)
+    assert isinstance(conv, nn.Conv2d)
+    return DesignedLayer(name, _shape(conv), conv.groups, 0)
+
+
 def check_rule(rule: str) -> None:
     """Refuse a rule that is none, with near names (UsageError)."""
     if rule not in RULES and not (rule.startswith(COPIED) and len(rule) > len(COPIED)):

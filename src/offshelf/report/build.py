@@ -14,7 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from offshelf.engine.files import read_json, write_atomic
-from offshelf.report import audit, content, evaluation, figures, label_curve, leaderboard, pretraining
+from offshelf.report import audit, content, design, evaluation, figures, label_curve, leaderboard, pretraining
 from offshelf.report.inline_svg import DASHES, MARKERS, SERIES
 from offshelf.report.leaderboard_csv import write_csv
 from offshelf.report.templating import environment, own
@@ -28,6 +28,7 @@ def _study(results: dict[str, Any], run: dict[str, Any], folder: Path) -> str:
 PAGES: dict[str, Callable[[dict[str, Any], dict[str, Any], Path], str]] = {
     "audit": audit.render,
     "battle": leaderboard.render,
+    "design": design.render,
     "evaluate": evaluation.render,
     "pretrain": pretraining.render,
 }
