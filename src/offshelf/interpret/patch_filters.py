@@ -191,7 +191,7 @@ def autoencoder(points: torch.Tensor, n: int, seed: int = 0, passes: int = 5, no
     with same_random_states():
         torch.manual_seed(seed)
         weight = torch.randn(n, points.shape[1]) / math.sqrt(points.shape[1])
-        weight = (weight - weight.mean(dim=1, keepdim=True)).requires_grad_()  # patches have no mean either
+        weight.requires_grad_()
         bias = torch.zeros(n, requires_grad=True)
         optimiser = torch.optim.Adam([weight, bias], lr=3e-3)
         with torch.enable_grad():
@@ -202,7 +202,7 @@ def autoencoder(points: torch.Tensor, n: int, seed: int = 0, passes: int = 5, no
                     optimiser.zero_grad()
                     loss.backward()
                     optimiser.step()
-    return weight.detach()
+    return weight.detach() - weight.detach().mean(dim=1, keepdim=True)  # as patches have none, no answer changes
 
 
 ON_WHITENED: dict[str, Callable[[torch.Tensor, int, int], torch.Tensor]] = {

@@ -33,8 +33,7 @@ class Designed(RunResult):
         from offshelf.evaluate.verdict import shown
 
         rows = []
-        order = [name for group in self.results["tie_groups"] for name in group]
-        for arm in sorted(self.results["arms"], key=lambda one: order.index(one["name"])):
+        for arm in sorted(self.results["arms"], key=lambda one: -one["last"]["value"]):
             gain = arm["difference"]
             rows.append(
                 [

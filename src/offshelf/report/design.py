@@ -71,9 +71,7 @@ def render(results: Any, run: Any, folder: Path) -> str:
 
 def ranked(results: dict[str, Any]) -> list[dict[str, Any]]:
     """The arms, best on the test part first."""
-    order = [name for group in results.get("tie_groups") or [] for name in group]
-    places = {name: place for place, name in enumerate(order)}
-    return sorted(results["arms"], key=lambda arm: (places.get(arm["name"], len(places)), arm["name"]))
+    return sorted(results["arms"], key=lambda arm: -(arm["last"]["value"] or 0.0))
 
 
 def fit_drawings(arms: list[dict[str, Any]]) -> int:
