@@ -83,7 +83,9 @@ class PlainCNN(nn.Module):
         assert isinstance(entry[0], nn.Conv2d)
         entry[0].stride = (stride, stride)
         self.stem, self.stride = nn.Sequential(*entry), stride
-        self.feature_info: list[dict[str, Any]] = [{"num_chs": filters, "reduction": stride, "module": "stem"}]
+        self.feature_info: list[dict[str, Any]] = [
+            {"num_chs": filters, "reduction": stride, "module": f"stem.{len(entry) - 1}"}
+        ]
         channels, stages = filters, []
         for number, width in enumerate(widths, start=1):
             stages.append(nn.Sequential(nn.MaxPool2d(2), *kernel(number, channels, width)))
@@ -222,6 +224,5 @@ default_cfgs = generate_default_cfgs(
 def plain_cnn(pretrained: bool = False, **settings: Any) -> PlainCNN:
     """About 0.2 million parameters, 5 x 5 stem of 48 filters, three stages of 3 x 3; stride 8, made for 32 pixels."""
     register_architectures()  # timm finds the network's settings by its name
-    return build_model_with_cfg(
-        PlainCNN, "plain_cnn", pretrained, feature_cfg={"out_indices": (0, 1, 2, 3)}, **settings
-    )
+    features = {"out_indices": (0, 1, 2, 3), "flatten_sequential": True}
+    return build_model_with_cfg(PlainCNN, "plain_cnn", pretrained, feature_cfg=features, **settings)

@@ -144,7 +144,7 @@ def matched(
 def check_matched(name: str, cost: Cost, target: Cost, what: Matched, tolerance: float = TOLERANCE) -> None:
     """Refuse to compare what costs differently (UsageError)."""
     apart = cost.of(what) / target.of(what) - 1
-    if abs(apart) > tolerance:
+    if abs(apart) > tolerance + 1e-9:
         raise UsageError(
             f"{name}: {cost.of(what):,} {what} are {100 * apart:+.1f} % of {target.of(what):,}; expected at most "
             f"{100 * tolerance:g} % apart, or the comparison is not fair. Leave it out, match the other cost "
