@@ -26,6 +26,8 @@ _WHERE = {
     "convit": "offshelf.backbones.convit",
     "cvt_from_transformers": "offshelf.backbones.cvt_weights",
     "demo": "offshelf.jobs.demo",
+    "design": "offshelf.jobs.design",
+    "design_filters": "offshelf.interpret.filter_design",
     "evaluate": "offshelf.jobs.evaluate",
     "explain": "offshelf.jobs.explain",
     "explain_b_cos": "offshelf.interpret.b_cos_explanation",

@@ -124,6 +124,16 @@ VERBS = {
             "offshelf race photos/ --backbones resnet18.random resnet18.a1_in1k --epochs 10 --seeds 5",
         ),
     ),
+    "design": Verb(
+        "offshelf.jobs.design:design",
+        "Measure how to begin, size, shape and count convolution filters for your pictures, at equal cost.",
+        (
+            "offshelf design photos/ --study initialisation",
+            "offshelf design photos/ --study initialisation --rules he pca k-means dct --freeze --labels 200",
+            "offshelf design photos/ --study initialisation --backbone resnet18.random --layers conv1 --image-size 64",
+            "offshelf design photos/ --study size --sizes 3 5 7 --match multiply-adds",
+        ),
+    ),
     "methods": Verb(
         "offshelf.jobs.methods:methods",
         "Show the methods in this library, one of them in full, or those nearest to some words.",

@@ -275,6 +275,22 @@ METHODS: dict[str, Method] = {
             "over-sized networks trained on little data have more layers whose filters are sparse, of low diversity or "
             "like random ones.",
         ),
+        Method(
+            slug="filter-design",
+            where="offshelf.interpret.filter_design:design_filters",
+            part="interpret",
+            title="On filter design in deep convolutional neural network",
+            authors="Hirani, Abdulla",
+            year=2024,
+            paper="arXiv 2410.21644",
+            purpose="Choose how convolution kernels begin (random, Gabor, DCT, or learned from unlabelled patches by "
+            "PCA or K-means), their size, shape and number, and measure which choice pays at equal cost.",
+            parts=("design_filters", "FilterStudy", "follow"),
+            command="offshelf design DATA --study initialisation",
+            claim="First-layer filters learned without labels (PCA, K-means) or taken from a fixed bank (DCT, Gabor) "
+            "beat random ones where the layer is frozen and labels are few, and the advantage shrinks to nothing once "
+            "everything is trained on plenty of labels.",
+        ),
     )
 }
 

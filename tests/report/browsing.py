@@ -15,7 +15,7 @@ class Opened:
         self.table = table
         self.context = browser.new_context(offline=True, color_scheme=scheme, viewport={"width": width, "height": 900})
         self.page = self.context.new_page()
-        self.page.set_default_timeout(5000)
+        self.page.set_default_timeout(30_000)  # a busy machine draws slowly
         self.said: list[str] = []
         self.asked: list[str] = []
         self.page.on("console", lambda message: self.said.append(message.text))

@@ -16,6 +16,7 @@ OURS: dict[str, tuple[str, ...]] = {
         "halonet_tiny",
     ),
     "inception_v4": ("inception_resnet_v1", "inception_resnet_v2_paper", "inception_mini", "inception_resnet_mini"),
+    "plain_cnn": ("plain_cnn",),
 }
 """Module of ``backbones`` -> the names of its builders."""
 

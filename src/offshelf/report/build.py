@@ -17,6 +17,7 @@ from offshelf.engine.files import read_json, write_atomic
 from offshelf.report import (
     audit,
     content,
+    design,
     evaluation,
     explanations,
     figures,
@@ -39,6 +40,7 @@ def _study(results: dict[str, Any], run: dict[str, Any], folder: Path) -> str:
 PAGES: dict[str, Callable[[dict[str, Any], dict[str, Any], Path], str]] = {
     "audit": audit.render,
     "battle": leaderboard.render,
+    "design": design.render,
     "evaluate": evaluation.render,
     "explain": explanations.render,
     "inspect": inspection.render,
