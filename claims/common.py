@@ -49,6 +49,13 @@ def better(low: float, high: float, margin: float = 0.0) -> str:
     return CONTRADICTED if high < -margin else NOT_SHOWN
 
 
+def alike(low: float, high: float, margin: float) -> str:
+    """Verdict on a difference said to be smaller than ``margin``: shown inside it, contradicted wholly outside."""
+    if -margin < low and high < margin:
+        return SHOWN
+    return CONTRADICTED if low > margin or high < -margin else NOT_SHOWN
+
+
 def together(verdicts: list[str]) -> str:
     """A claim of several parts: shown when all are, contradicted when any is."""
     if CONTRADICTED in verdicts:
@@ -144,6 +151,17 @@ def seeded_interval(
         point, drawn = point - point_b, drawn - drawn_b  # (seeds,), (seeds, n_boot); one row serves all seeds
     low, high = np.percentile(over_seeds(drawn, n_seeds, seed), [2.5, 97.5])
     return {"value" if b is None else "difference": float(point.mean()), "low": float(low), "high": float(high)}
+
+
+def mean_interval(values: np.ndarray, key: str = "difference", n_boot: int = 2000, seed: int = 0) -> dict[str, float]:
+    """Mean of ``(seeds, n)`` numbers, one a picture, with an interval by drawing pictures and seeds again.
+
+    As `seeded_interval`, for what is a mean over pictures: ``key`` names it, ``low`` and ``high`` are its interval.
+    """
+    units = np.arange(values.shape[1])
+    drawn = [values @ weights / weights.sum(axis=0) for weights in resampled_weights(units, n_boot, seed)]
+    low, high = np.percentile(over_seeds(np.concatenate(drawn, axis=1), len(values), seed), [2.5, 97.5])
+    return {key: float(values.mean()), "low": float(low), "high": float(high)}
 
 
 def _by_seed(

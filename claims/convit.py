@@ -26,13 +26,11 @@ import torch
 from torch import nn
 
 from claims.cifar import Pictures, balanced, load_pictures, shown
-from claims.common import Clock, better, keep, seeded_interval, together
+from claims.common import Clock, better, keep, mean_interval, seeded_interval, together
 from offshelf.backbones.convit import convit_mini
 from offshelf.data.augment import normalised
 from offshelf.engine.recipe import Recipe
 from offshelf.engine.train import Training, Watch, train
-from offshelf.evaluate.resampling import resampled_weights
-from offshelf.evaluate.seeds import over_seeds
 from offshelf.interpret.locality import LocalityProbe
 from offshelf.transfer.classification import Classification, ClassificationViews, LabelledPictures
 
@@ -136,14 +134,6 @@ def answers(pictures: Pictures, sizes: Sizes) -> dict[str, Any]:
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def mean_interval(values: np.ndarray, n_boot: int = 2000, seed: int = 0) -> dict[str, float]:
-    """Mean of ``(seeds, n)`` numbers with a 95 % interval by drawing pictures and seeds again, as `seeded_interval`."""
-    units = np.arange(values.shape[1])
-    drawn = [values @ weights / weights.sum(axis=0) for weights in resampled_weights(units, n_boot, seed)]
-    low, high = np.percentile(over_seeds(np.concatenate(drawn, axis=1), len(values), seed), [2.5, 97.5])
-    return {"difference": float(values.mean()), "low": float(low), "high": float(high)}
-
-
 def numbers_of(labels: np.ndarray, predicted: dict[str, np.ndarray], n_boot: int = 2000) -> dict[str, Any]:
     """Accuracies, leads at each number of pictures, and the difference of the two leads, with intervals."""
     units = np.arange(len(labels))
@@ -157,7 +147,7 @@ def numbers_of(labels: np.ndarray, predicted: dict[str, np.ndarray], n_boot: int
     leads = {f"{a} - {b}, {size}": interval(f"{a} {size}", f"{b} {size}") for a, b, size in LEADS + BESIDE}
     return {
         "arms": {name: interval(name) for name in predicted},
-        "differences": leads | {SHRINKS: mean_interval(few - many, n_boot)},
+        "differences": leads | {SHRINKS: mean_interval(few - many, n_boot=n_boot)},
         "by_seed": {name: rows.mean(axis=1).tolist() for name, rows in right.items()},
     }
 

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from claims.cifar import Pictures, load_pictures, shown
-from claims.common import CONTRADICTED, NOT_SHOWN, SHOWN, Clock, better, keep, seeded_interval, together
+from claims.common import Clock, alike, better, keep, seeded_interval, together
 from offshelf.backbones.architectures import register_architectures
 from offshelf.backbones.export import save_backbone
 from offshelf.transfer.finetune import FineTune
@@ -139,19 +139,12 @@ def numbers_of(labels: np.ndarray, predictions: dict[str, np.ndarray], n_boot: i
     }
 
 
-def alike(low: float, high: float, margin: float = MARGIN) -> str:
-    """Verdict on a difference that is said to be smaller than ``margin``."""
-    if -margin < low and high < margin:
-        return SHOWN
-    return CONTRADICTED if low > margin or high < -margin else NOT_SHOWN
-
-
 def verdict_of(differences: dict[str, dict[str, float]]) -> tuple[str, dict[str, str]]:
     """The verdict by the rule, and that of each part."""
     first, second = (differences[f"{a} - {b}"] for a, b in (FIRST, SECOND))
     parts = {
         "cvt - vit": better(first["low"], first["high"]),
-        "cvt-pos - cvt": alike(second["low"], second["high"]),
+        "cvt-pos - cvt": alike(second["low"], second["high"], MARGIN),
     }
     return together(list(parts.values())), parts
 

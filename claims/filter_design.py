@@ -27,12 +27,10 @@ import torch
 from torch import nn
 
 from claims.cifar import Pictures, balanced, load_pictures, shown
-from claims.common import CONTRADICTED, NOT_SHOWN, SHOWN, Clock, better, keep, together
+from claims.common import NOT_SHOWN, Clock, alike, better, keep, mean_interval, together
 from offshelf.backbones.architectures import register_architectures
 from offshelf.evaluate import filter_training
 from offshelf.evaluate.filter_training import FilterRecipe, Followed, follow
-from offshelf.evaluate.resampling import resampled_weights
-from offshelf.evaluate.seeds import over_seeds
 from offshelf.interpret.filter_design import design_filters
 
 SLUG, VERSION = "filter-design", 1
@@ -150,45 +148,26 @@ def _stacked(found: dict[str, dict[str, list[np.ndarray]]]) -> dict[str, dict[st
     return {regime: {rule: np.stack(one) for rule, one in arms.items()} for regime, arms in found.items()}
 
 
-def mean_interval(values: np.ndarray, n_boot: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """Mean of ``(seeds, n)`` numbers with an interval over test pictures and seeds drawn again."""
-    parts = [
-        values @ weights / weights.sum(axis=0)
-        for weights in resampled_weights(np.arange(values.shape[1]), n_boot, seed)
-    ]
-    low, high = np.percentile(over_seeds(np.concatenate(parts, axis=1), len(values), seed), [2.5, 97.5])
-    return float(values.mean()), float(low), float(high)
-
-
-def cell(values: np.ndarray, key: str = "value") -> dict[str, float]:
-    """The interval as a record's cell."""
-    value, low, high = mean_interval(values.astype(float))
-    return {key: value, "low": low, "high": high}
-
-
 def designed_minus_he(arms: dict[str, np.ndarray]) -> np.ndarray:
     """``(seeds, n)``: mean of the designed arms minus He's."""
     return np.mean([arms[rule] for rule in DESIGNED], axis=0) - arms["he"].astype(float)
 
 
-def equal_within(low: float, high: float, margin: float) -> str:
-    """Verdict on a difference that should be nothing: shown inside the margin, contradicted when wholly outside."""
-    if -margin < low and high < margin:
-        return SHOWN
-    return CONTRADICTED if low > margin or high < -margin else NOT_SHOWN
-
-
 def numbers_of(right: dict[str, dict[str, np.ndarray]], early: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
     """Accuracies and differences with intervals."""
     return {
-        "arms": {regime: {rule: cell(one) for rule, one in arms.items()} for regime, arms in right.items()},
-        "first_epoch": {regime: {rule: cell(one) for rule, one in arms.items()} for regime, arms in early.items()},
-        "differences": {regime: cell(designed_minus_he(arms), "difference") for regime, arms in right.items()},
-        "first_epoch_differences": {
-            regime: cell(designed_minus_he(arms), "difference") for regime, arms in early.items()
+        "arms": {
+            regime: {rule: mean_interval(one * 1.0, "value") for rule, one in arms.items()}
+            for regime, arms in right.items()
         },
+        "first_epoch": {
+            regime: {rule: mean_interval(one * 1.0, "value") for rule, one in arms.items()}
+            for regime, arms in early.items()
+        },
+        "differences": {regime: mean_interval(designed_minus_he(arms)) for regime, arms in right.items()},
+        "first_epoch_differences": {regime: mean_interval(designed_minus_he(arms)) for regime, arms in early.items()},
         "each": {
-            regime: {rule: cell(arms[rule].astype(float) - arms["he"], "difference") for rule in DESIGNED}
+            regime: {rule: mean_interval(arms[rule] * 1.0 - arms["he"]) for rule in DESIGNED}
             for regime, arms in right.items()
         },
     }
@@ -201,7 +180,7 @@ def verdict_of(numbers: dict[str, Any], chance: float) -> tuple[str, dict[str, s
     held = zero["low"] <= chance <= zero["high"]
     parts = {
         "frozen, few labels: above 0": better(few["low"], few["high"]),
-        "trained, many labels: nothing": equal_within(many["low"], many["high"], MARGIN),
+        "trained, many labels: nothing": alike(many["low"], many["high"], MARGIN),
     }
     verdict = together(list(parts.values())) if held else NOT_SHOWN
     return verdict, parts | {"control": "held" if held else "failed"}

@@ -33,12 +33,10 @@ from timm.layers import ClassifierHead
 from torch import nn
 
 from claims.cifar import Pictures, load_pictures, shown
-from claims.common import CONTRADICTED, NOT_SHOWN, SHOWN, Clock, better, keep, together
+from claims.common import CONTRADICTED, NOT_SHOWN, SHOWN, Clock, better, keep, mean_interval, together
 from offshelf.backbones.inception_v4 import Branches, ResidualBlock, conv, inception_resnet
 from offshelf.engine.recipe import Recipe
 from offshelf.evaluate.convergence_race import first_below, over_seeds_cell, smoothed, step_ratio
-from offshelf.evaluate.resampling import resampled_weights
-from offshelf.evaluate.seeds import over_seeds
 from offshelf.interpret.residual_scaling import residual_scaling_study
 from offshelf.transfer.classification import ClassificationViews, LabelledPictures
 from offshelf.transfer.watched_training import Course, predicted_classes, watched_training
@@ -197,14 +195,6 @@ def above(cell: dict[str, Any], bound: float) -> str:
     if cell["value"] is None or cell["low"] is None:
         return NOT_SHOWN
     return SHOWN if cell["low"] > bound else CONTRADICTED if cell["high"] < bound else NOT_SHOWN
-
-
-def mean_interval(values: np.ndarray, n_boot: int = 2000) -> dict[str, float]:
-    """Mean of ``(seeds, n)`` as a difference, with an interval over pictures and seeds drawn again."""
-    codes = np.arange(values.shape[1])
-    drawn = np.concatenate([values @ w / w.sum(axis=0) for w in resampled_weights(codes, n_boot, 0)], axis=1)
-    low, high = np.percentile(over_seeds(drawn, len(values)), [2.5, 97.5])
-    return {"difference": float(values.mean()), "low": float(low), "high": float(high)}
 
 
 def sooner(found: dict[str, Any], sizes: Sizes) -> list[dict[str, Any]]:

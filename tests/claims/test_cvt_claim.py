@@ -28,7 +28,7 @@ def cell(low: float, high: float) -> dict[str, float]:
     ],
 )
 def test_alike_within_the_margin(low: float, high: float, expected: str) -> None:
-    assert claim.alike(low, high) == expected
+    assert claim.alike(low, high, claim.MARGIN) == expected
 
 
 @pytest.mark.parametrize(

@@ -53,16 +53,20 @@ def test_the_difference_is_that_of_the_mean_of_four() -> None:
     one, none = np.ones((2, 10), bool), np.zeros((2, 10), bool)
     arms = {"he": none, "pca": one, "k-means": one, "dct": none, "gabor": none}
     assert np.array_equal(claim.designed_minus_he(arms), np.full((2, 10), 0.5))
-    assert claim.mean_interval(np.full((2, 10), 0.5)) == (0.5, 0.5, 0.5)
+    assert claim.mean_interval(np.full((2, 10), 0.5)) == {"difference": 0.5, "low": 0.5, "high": 0.5}
 
 
 def test_the_interval_covers_pictures_and_seeds() -> None:
     one = np.random.default_rng(0).integers(0, 2, (1, 400)).astype(float)
     alike = claim.mean_interval(np.repeat(one, 3, axis=0))
-    assert alike[0] == pytest.approx(one.mean())
-    assert alike[2] - alike[1] == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 400), rel=0.1)  # pictures alone
+    assert alike["difference"] == pytest.approx(one.mean())
+    assert alike["high"] - alike["low"] == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 400), rel=0.1)  # pictures alone
     apart = claim.mean_interval(np.repeat([[0.0], [0.5], [1.0]], 400, axis=1))
-    assert apart[0] == 0.5 and apart[1] == pytest.approx(0, abs=0.2) and apart[2] == pytest.approx(1, abs=0.2)  # seeds
+    assert (
+        apart["difference"] == 0.5
+        and apart["low"] == pytest.approx(0, abs=0.2)
+        and apart["high"] == pytest.approx(1, abs=0.2)
+    )  # seeds
 
 
 def test_arms_of_one_seed_share_all_other_weights() -> None:
