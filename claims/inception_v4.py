@@ -34,7 +34,8 @@ from torch import nn
 
 from claims.cifar import Pictures, load_pictures, shown
 from claims.common import CONTRADICTED, NOT_SHOWN, SHOWN, Clock, better, keep, mean_interval, together
-from offshelf.backbones.inception_v4 import Branches, ResidualBlock, conv, inception_resnet
+from offshelf.backbones.inception_blocks import Branches, ResidualBlock, conv
+from offshelf.backbones.inception_v4 import inception_resnet
 from offshelf.engine.recipe import Recipe
 from offshelf.evaluate.convergence_race import first_below, over_seeds_cell, smoothed, step_ratio
 from offshelf.interpret.residual_scaling import residual_scaling_study
