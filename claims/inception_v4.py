@@ -34,7 +34,9 @@ from torch import nn
 
 from claims.cifar import Pictures, load_pictures, shown
 from claims.common import CONTRADICTED, NOT_SHOWN, SHOWN, Clock, better, keep, together
-from offshelf.backbones.inception_v4 import Branches, ResidualBlock, conv, inception_resnet
+from offshelf.backbones.inception_layers import ResidualBlock, conv
+from offshelf.backbones.inception_v4 import inception_resnet
+from offshelf.backbones.inception_widths import Branches
 from offshelf.engine.recipe import Recipe
 from offshelf.evaluate.convergence_race import first_below, over_seeds_cell, smoothed, step_ratio
 from offshelf.evaluate.resampling import resampled_weights

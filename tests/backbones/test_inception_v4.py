@@ -12,17 +12,9 @@ import torch
 from torch import nn
 
 from offshelf.backbones.export import save_backbone
-from offshelf.backbones.inception_v4 import (
-    V1,
-    V2_PAPER,
-    InceptionResNet,
-    Parallel,
-    ResidualBlock,
-    branch,
-    inception_resnet,
-    plain_block,
-    reduction,
-)
+from offshelf.backbones.inception_layers import Parallel, ResidualBlock, branch, plain_block, reduction
+from offshelf.backbones.inception_v4 import InceptionResNet, inception_resnet
+from offshelf.backbones.inception_widths import V1, V2_PAPER
 from offshelf.backbones.load import load_backbone
 from offshelf.backbones.parameter_groups import parameter_groups
 from offshelf.backbones.residual_scale import residual_blocks, residual_scales, set_residual_scale
@@ -358,7 +350,7 @@ def test_pictures_of_a_wrong_size_are_refused_with_a_sentence() -> None:
     from offshelf.transfer.finetune import FineTune
 
     pixels = np.zeros((4, 3, 64, 64), np.uint8)
-    with pytest.raises(UsageError, match=r"vit_tiny_patch16_224.random does not take pictures of 64 x 64 pixels .*224 pixels"):
+    with pytest.raises(UsageError, match=r"vit_tiny_patch16_224.random does not take pictures of 64 x 64 .*224 pix"):
         FineTune(backbone="vit_tiny_patch16_224.random", image_size=64, epochs=1).fit(pixels, [0, 1, 0, 1])
 
 

@@ -24,212 +24,27 @@ range only. For small pictures (``stem="cifar"``) the strided layers are padded,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from timm.data import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
-from timm.layers import ClassifierHead, ConvNormAct
+from timm.layers import ClassifierHead
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs
 from timm.models._features import feature_take_indices
 from torch import nn
 
 from offshelf.backbones.architectures import register_architectures
+from offshelf.backbones.inception_layers import AuxiliaryHead, ResidualBlock, plain_block, reduction, stem_of
+from offshelf.backbones.inception_widths import VERSIONS, Branches
 from offshelf.backbones.residual_scale import set_residual_scale
 from offshelf.errors import UsageError
 
-Kernel = int | tuple[int, int]
-Layers = tuple[tuple[int, Kernel], ...]  # one branch: width and kernel (height, width) of its convolutions
-Branches = tuple[Layers, ...]
 Version = Literal["v1", "v2", "v2-paper", "mini", "mini-plain"]
 Stem = Literal["imagenet", "cifar"]
 
 SMALLEST = {"imagenet": 75, "cifar": 8}
 """Side of the smallest picture, in pixels: below 75 the second reduction of the large networks has nothing to stand on.
 """
-
-
-@dataclass(frozen=True)
-class Widths:
-    """A network's sizes: blocks and reductions by stage, and how often the blocks are repeated.
-
-    blocks : branches of a block of stage A, B and C. pooled : width of a plain block's branch that averages first; 0 in
-    a residual one. reductions : branches of the layers between the stages; their last convolution has stride 2.
-    """
-
-    blocks: tuple[Branches, Branches, Branches]
-    reductions: tuple[Branches, Branches]
-    repeats: tuple[int, int, int] = (5, 10, 5)
-    scales: tuple[float, float, float] = (0.17, 0.10, 0.20)
-    pooled: tuple[int, int, int] = (0, 0, 0)
-
-
-V1 = Widths(
-    blocks=(
-        (((32, 1),), ((32, 1), (32, 3)), ((32, 1), (32, 3), (32, 3))),
-        (((128, 1),), ((128, 1), (128, (1, 7)), (128, (7, 1)))),
-        (((192, 1),), ((192, 1), (192, (1, 3)), (192, (3, 1)))),
-    ),
-    reductions=(
-        (((384, 3),), ((192, 1), (192, 3), (256, 3))),
-        (((256, 1), (384, 3)), ((256, 1), (256, 3)), ((256, 1), (256, 3), (256, 3))),
-    ),
-)
-V2_PAPER = Widths(
-    blocks=(
-        (((32, 1),), ((32, 1), (32, 3)), ((32, 1), (48, 3), (64, 3))),
-        (((192, 1),), ((128, 1), (160, (1, 7)), (192, (7, 1)))),
-        (((192, 1),), ((192, 1), (224, (1, 3)), (256, (3, 1)))),
-    ),
-    reductions=(
-        (((384, 3),), ((256, 1), (256, 3), (384, 3))),
-        (((256, 1), (384, 3)), ((256, 1), (288, 3)), ((256, 1), (288, 3), (320, 3))),
-    ),
-)
-_MINI_REDUCTIONS: tuple[Branches, Branches] = (
-    (((16, 3),), ((16, 1), (16, 3), (16, 3))),
-    (((32, 1), (24, 3)), ((32, 1), (20, 3)), ((32, 1), (32, 3), (20, 3))),
-)
-MINI = Widths(
-    blocks=(
-        (((16, 1),), ((16, 1), (16, 3)), ((16, 1), (16, 3), (24, 3))),
-        (((32, 1),), ((24, 1), (28, (1, 5)), (32, (5, 1)))),
-        (((48, 1),), ((48, 1), (56, (1, 3)), (64, (3, 1)))),
-    ),
-    reductions=_MINI_REDUCTIONS,
-    repeats=(4, 6, 2),
-    scales=(0.2, 0.2, 0.2),
-)
-MINI_PLAIN = Widths(
-    blocks=(
-        (((16, 1),), ((20, 1), (16, 3)), ((20, 1), (22, 3), (16, 3))),
-        (((24, 1),), ((28, 1), (32, (1, 5)), (48, (5, 1)))),
-        (((48, 1),), ((64, 1), (64, (1, 3)), (72, (3, 1)))),
-    ),
-    reductions=_MINI_REDUCTIONS,
-    repeats=(4, 6, 2),
-    pooled=(16, 24, 40),
-)
-VERSIONS = {"v1": V1, "v2-paper": V2_PAPER, "mini": MINI, "mini-plain": MINI_PLAIN}
-
-
-# ---- layers --------------------------------------------------------------------------------------
-
-
-def conv(in_channels: int, width: int, kernel: Kernel = 1, stride: int = 1, valid: bool = False) -> ConvNormAct:
-    """A convolution without bias, batch normalisation and ReLU; padded to keep the size unless ``valid``."""
-    height, across = kernel if isinstance(kernel, tuple) else (kernel, kernel)
-    padding = 0 if valid else (height // 2, across // 2)
-    return ConvNormAct(
-        in_channels,
-        width,
-        kernel_size=(height, across),  # type: ignore[arg-type]
-        stride=stride,
-        padding=padding,
-        norm_kwargs={"eps": 1e-3},
-        act_kwargs={"inplace": True},
-    )
-
-
-def branch(in_channels: int, layers: Layers, stride: int = 1, valid: bool = False) -> nn.Sequential:
-    """Convolutions one after the other; ``stride`` and ``valid`` are those of the last."""
-    widths = [in_channels, *[width for width, _ in layers]]
-    last = len(layers) - 1
-    return nn.Sequential(
-        *[
-            conv(widths[i], width, kernel, stride if i == last else 1, valid and i == last)
-            for i, (width, kernel) in enumerate(layers)
-        ]
-    )
-
-
-class Parallel(nn.Module):
-    """Branches side by side: ``(B, C, H, W)`` -> their maps, concatenated."""
-
-    def __init__(self, *branches: nn.Module) -> None:
-        super().__init__()
-        self.branches = nn.ModuleList(branches)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps of all branches."""
-        return torch.cat([one(x) for one in self.branches], dim=1)
-
-
-class ResidualBlock(nn.Module):
-    """``y = max(0, x + s U(branches(x)))`` (section 3.2): U is a 1 x 1 convolution with bias, alone.
-
-    Parameters
-    ----------
-    channels : width of x and y.
-    branches : widths and kernels of the convolutions side by side.
-    scale : s, a buffer: it is saved and loaded with the weights.
-    """
-
-    def __init__(self, channels: int, branches: Branches, scale: float = 1.0) -> None:
-        super().__init__()
-        self.branches = Parallel(*[branch(channels, layers) for layers in branches])
-        self.project = nn.Conv2d(sum(layers[-1][0] for layers in branches), channels, kernel_size=1)
-        self.act = nn.ReLU()
-        self.scale: torch.Tensor
-        self.register_buffer("scale", torch.tensor(float(scale)))
-
-    def sum(self, x: torch.Tensor) -> torch.Tensor:
-        """The sum before its ReLU, affine in s."""
-        return x + self.scale * self.project(self.branches(x))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, C, H, W)`` -> the same shape."""
-        return self.act(self.sum(x))
-
-
-def plain_block(channels: int, branches: Branches, pooled: int) -> Parallel:
-    """A block of Inception-v4: branches concatenated, the last one an average (padding not counted) and a 1 x 1."""
-    average = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
-    return Parallel(*[branch(channels, layers) for layers in branches], nn.Sequential(average, conv(channels, pooled)))
-
-
-def reduction(channels: int, branches: Branches, valid: bool) -> tuple[Parallel, int]:
-    """Branches with stride 2 beside a maximum, and how wide the whole is (section 3.1, table 1)."""
-    pool = nn.MaxPool2d(3, stride=2, padding=0 if valid else 1)
-    made = [branch(channels, layers, stride=2, valid=valid) for layers in branches]
-    return Parallel(*made, pool), channels + sum(layers[-1][0] for layers in branches)
-
-
-def _stem(kind: str, in_chans: int, widths: Sequence[int]) -> tuple[nn.Sequential, list[tuple[int, int, int]]]:
-    """The stem, and its taps ``(place, width, stride)``; its last layer is the first stage's input."""
-    if kind == "cifar":
-        a, b = widths
-        return nn.Sequential(conv(in_chans, a, 3), conv(a, b, 3, stride=2)), [(0, a, 1)]
-    a, b, c, d, e = widths
-    first = [conv(in_chans, a, 3, 2, valid=True), conv(a, a, 3, valid=True), conv(a, b, 3)]
-    if kind == "v1":  # 299 -> 149 -> 147 -> 147 -> 73 -> 73 -> 71 -> 35
-        rest = [nn.MaxPool2d(3, stride=2), conv(b, c), conv(c, d, 3, valid=True), conv(d, e, 3, 2, valid=True)]
-        return nn.Sequential(*first, *rest), [(2, b, 2), (5, d, 4)]
-    deep = branch(b + d, ((b, 1), (b, (1, 7)), (b, (7, 1)), (d, 3)), valid=True)
-    rest = [  # 147 -> 73 -> 71 -> 35
-        Parallel(nn.MaxPool2d(3, stride=2), conv(b, d, 3, 2, valid=True)),
-        Parallel(branch(b + d, ((b, 1), (d, 3)), valid=True), deep),
-        Parallel(conv(2 * d, 2 * d, 3, 2, valid=True), nn.MaxPool2d(3, stride=2)),
-    ]
-    return nn.Sequential(*first, *rest), [(2, b, 2), (4, 2 * d, 4)]
-
-
-class AuxiliaryHead(nn.Module):
-    """A second classifier on the 17 x 17 map, for training: average 5 x 5 with stride 3, 1 x 1 to 128, 5 x 5 to 768.
-
-    At another size of picture the pooled map is brought to 5 x 5 by adaptive averaging.
-    """
-
-    def __init__(self, channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.squeeze, self.whole = conv(channels, 128), conv(128, 768, 5, valid=True)
-        self.fc = nn.Linear(768, num_classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, C, H, W)``, H and W at least 5 -> logits ``(B, K)``."""
-        x = F.adaptive_avg_pool2d(F.avg_pool2d(x, 5, stride=3), 5)
-        return self.fc(self.whole(self.squeeze(x)).flatten(1))
 
 
 # ---- the network ---------------------------------------------------------------------------------
@@ -289,7 +104,7 @@ class InceptionResNet(nn.Module):
         entry = 384 if version == "v2-paper" else 256 if version == "v1" else 64
         kind = "cifar" if stem == "cifar" else "v1" if version == "v1" else "v4"
         outs = (32, entry) if kind == "cifar" else (32, 64, 80, 192, 256) if kind == "v1" else (32, 64, 0, 96, 0)
-        self.stem, taps = _stem(kind, in_chans, [wide(out) for out in outs])
+        self.stem, taps = stem_of(kind, in_chans, [wide(out) for out in outs])
         channels = 4 * wide(96) if kind == "v4" else wide(entry)
         self.feature_info: list[dict[str, Any]] = [
             {"num_chs": c, "reduction": r, "module": f"stem.{i}"} for i, c, r in taps
