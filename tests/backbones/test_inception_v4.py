@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from offshelf.backbones.export import save_backbone
-from offshelf.backbones.inception_blocks import Parallel, ResidualBlock, branch, plain_block, reduction
-from offshelf.backbones.inception_v4 import V1, V2_PAPER, InceptionResNet, inception_resnet
+from offshelf.backbones.inception_layers import Parallel, ResidualBlock, branch, plain_block, reduction
+from offshelf.backbones.inception_v4 import InceptionResNet, inception_resnet
+from offshelf.backbones.inception_widths import V1, V2_PAPER
 from offshelf.backbones.load import load_backbone
 from offshelf.backbones.parameter_groups import parameter_groups
 from offshelf.backbones.residual_scale import residual_blocks, residual_scales, set_residual_scale

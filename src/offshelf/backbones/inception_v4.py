@@ -24,7 +24,6 @@ range only. For small pictures (``stem="cifar"``) the strided layers are padded,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -35,14 +34,8 @@ from timm.models._features import feature_take_indices
 from torch import nn
 
 from offshelf.backbones.architectures import register_architectures
-from offshelf.backbones.inception_blocks import (
-    AuxiliaryHead,
-    Branches,
-    ResidualBlock,
-    make_stem,
-    plain_block,
-    reduction,
-)
+from offshelf.backbones.inception_layers import AuxiliaryHead, ResidualBlock, plain_block, reduction, stem_of
+from offshelf.backbones.inception_widths import VERSIONS, Branches
 from offshelf.backbones.residual_scale import set_residual_scale
 from offshelf.errors import UsageError
 
@@ -52,70 +45,6 @@ Stem = Literal["imagenet", "cifar"]
 SMALLEST = {"imagenet": 75, "cifar": 8}
 """Side of the smallest picture, in pixels: below 75 the second reduction of the large networks has nothing to stand on.
 """
-
-
-@dataclass(frozen=True)
-class Widths:
-    """A network's sizes: blocks and reductions by stage, and how often the blocks are repeated.
-
-    blocks : branches of a block of stage A, B and C. pooled : width of a plain block's branch that averages first; 0 in
-    a residual one. reductions : branches of the layers between the stages; their last convolution has stride 2.
-    """
-
-    blocks: tuple[Branches, Branches, Branches]
-    reductions: tuple[Branches, Branches]
-    repeats: tuple[int, int, int] = (5, 10, 5)
-    scales: tuple[float, float, float] = (0.17, 0.10, 0.20)
-    pooled: tuple[int, int, int] = (0, 0, 0)
-
-
-V1 = Widths(
-    blocks=(
-        (((32, 1),), ((32, 1), (32, 3)), ((32, 1), (32, 3), (32, 3))),
-        (((128, 1),), ((128, 1), (128, (1, 7)), (128, (7, 1)))),
-        (((192, 1),), ((192, 1), (192, (1, 3)), (192, (3, 1)))),
-    ),
-    reductions=(
-        (((384, 3),), ((192, 1), (192, 3), (256, 3))),
-        (((256, 1), (384, 3)), ((256, 1), (256, 3)), ((256, 1), (256, 3), (256, 3))),
-    ),
-)
-V2_PAPER = Widths(
-    blocks=(
-        (((32, 1),), ((32, 1), (32, 3)), ((32, 1), (48, 3), (64, 3))),
-        (((192, 1),), ((128, 1), (160, (1, 7)), (192, (7, 1)))),
-        (((192, 1),), ((192, 1), (224, (1, 3)), (256, (3, 1)))),
-    ),
-    reductions=(
-        (((384, 3),), ((256, 1), (256, 3), (384, 3))),
-        (((256, 1), (384, 3)), ((256, 1), (288, 3)), ((256, 1), (288, 3), (320, 3))),
-    ),
-)
-_MINI_REDUCTIONS: tuple[Branches, Branches] = (
-    (((16, 3),), ((16, 1), (16, 3), (16, 3))),
-    (((32, 1), (24, 3)), ((32, 1), (20, 3)), ((32, 1), (32, 3), (20, 3))),
-)
-MINI = Widths(
-    blocks=(
-        (((16, 1),), ((16, 1), (16, 3)), ((16, 1), (16, 3), (24, 3))),
-        (((32, 1),), ((24, 1), (28, (1, 5)), (32, (5, 1)))),
-        (((48, 1),), ((48, 1), (56, (1, 3)), (64, (3, 1)))),
-    ),
-    reductions=_MINI_REDUCTIONS,
-    repeats=(4, 6, 2),
-    scales=(0.2, 0.2, 0.2),
-)
-MINI_PLAIN = Widths(
-    blocks=(
-        (((16, 1),), ((20, 1), (16, 3)), ((20, 1), (22, 3), (16, 3))),
-        (((24, 1),), ((28, 1), (32, (1, 5)), (48, (5, 1)))),
-        (((48, 1),), ((64, 1), (64, (1, 3)), (72, (3, 1)))),
-    ),
-    reductions=_MINI_REDUCTIONS,
-    repeats=(4, 6, 2),
-    pooled=(16, 24, 40),
-)
-VERSIONS = {"v1": V1, "v2-paper": V2_PAPER, "mini": MINI, "mini-plain": MINI_PLAIN}
 
 
 # ---- the network ---------------------------------------------------------------------------------
@@ -175,7 +104,7 @@ class InceptionResNet(nn.Module):
         entry = 384 if version == "v2-paper" else 256 if version == "v1" else 64
         kind = "cifar" if stem == "cifar" else "v1" if version == "v1" else "v4"
         outs = (32, entry) if kind == "cifar" else (32, 64, 80, 192, 256) if kind == "v1" else (32, 64, 0, 96, 0)
-        self.stem, taps = make_stem(kind, in_chans, [wide(out) for out in outs])
+        self.stem, taps = stem_of(kind, in_chans, [wide(out) for out in outs])
         channels = 4 * wide(96) if kind == "v4" else wide(entry)
         self.feature_info: list[dict[str, Any]] = [
             {"num_chs": c, "reduction": r, "module": f"stem.{i}"} for i, c, r in taps

@@ -1,7 +1,4 @@
-"""The parts of Inception networks: convolutions, branches side by side, plain and residual blocks, stems.
-
-Szegedy, Ioffe, Vanhoucke and Alemi (2016, arXiv 1602.07261), sections 3.1 to 3.3; the networks are in `inception_v4`.
-"""
+"""The layers of Inception networks: convolutions side by side, concatenated or added (arXiv 1602.07261, section 3)."""
 
 from __future__ import annotations
 
@@ -12,9 +9,7 @@ import torch.nn.functional as F
 from timm.layers import ConvNormAct
 from torch import nn
 
-Kernel = int | tuple[int, int]
-Layers = tuple[tuple[int, Kernel], ...]  # one branch: width and kernel (height, width) of its convolutions
-Branches = tuple[Layers, ...]
+from offshelf.backbones.inception_widths import Branches, Kernel, Layers
 
 
 def conv(in_channels: int, width: int, kernel: Kernel = 1, stride: int = 1, valid: bool = False) -> ConvNormAct:
@@ -96,7 +91,7 @@ def reduction(channels: int, branches: Branches, valid: bool) -> tuple[Parallel,
     return Parallel(*made, pool), channels + sum(layers[-1][0] for layers in branches)
 
 
-def make_stem(kind: str, in_chans: int, widths: Sequence[int]) -> tuple[nn.Sequential, list[tuple[int, int, int]]]:
+def stem_of(kind: str, in_chans: int, widths: Sequence[int]) -> tuple[nn.Sequential, list[tuple[int, int, int]]]:
     """The stem, and its taps ``(place, width, stride)``; its last layer is the first stage's input."""
     if kind == "cifar":
         a, b = widths
