@@ -205,7 +205,7 @@ METHODS: dict[str, Method] = {
             year=2021,
             paper="arXiv 2103.10697",
             purpose="Train a vision transformer on few pictures: its first attention layers start as soft convolutions "
-            "and leave them where that pays, and gates and distances show layer by layer how far they went.",
+            "and leave them where that pays; gates and distances show how far each attention head looks.",
             parts=("convit", "set_locality", "locality_study", "LocalityProbe"),
             command="offshelf finetune DATA --backbone convit_mini.random --image-size 32",
             claim="The smaller the training set, the larger the advantage of ConViT over the same vision transformer "
@@ -268,7 +268,7 @@ METHODS: dict[str, Method] = {
             year=2022,
             paper="arXiv 2203.15331",
             purpose="Tell from its weights alone whether a convolutional network is over-sized or under-trained: which "
-            "layers have filters that do nothing, are all alike or look random, and how far networks are apart.",
+            "layers have dead filters, filters all alike or filters that look random, and how far networks are apart.",
             parts=("FilterDatabase", "collect_filters", "filter_quality", "FilterBasis", "shift_matrix"),
             command="offshelf inspect test_resnet.offshelf_finetune_cifar10 resnet18.random",
             claim="Filters of networks trained on different pictures differ less than filters of different depths, and "
