@@ -188,8 +188,8 @@ METHODS: dict[str, Method] = {
             authors="Arya, Rao, Boehle, Schiele",
             year=2024,
             paper="arXiv 2411.00715",
-            purpose="Rewrite an image classifier that is trained already so that each of its answers is exactly a sum "
-            "over pixels, which can be looked at; it is then fine-tuned briefly.",
+            purpose="Make a network that is trained already explain itself: rewritten and fine-tuned briefly, each of "
+            "its answers is exactly a sum over pixels, which can be looked at.",
             parts=("bcosify", "BCosNetwork", "explain_b_cos", "b_cosify_tower"),
             command="offshelf finetune DATA --backbone test_resnet.offshelf_finetune_cifar10 --b-cos 2",
             claim="A trained network that is rewritten into a B-cos network and briefly fine-tuned is more accurate "

@@ -42,7 +42,7 @@ def test_search_by_meaning_needs_no_common_words() -> None:
     assert (
         nearest("squeeze a long description of each radiograph into a short one")[0][0].slug == "reproductive-features"
     )
-    assert nearest("make my trained network interpretable by construction")[0][0].slug == "b-cosification"
+    assert nearest("an interpretable classifier that tells why")[0][0].slug == "b-cosification"
     assert how == "meaning (sentence embeddings)"
 
 
