@@ -28,6 +28,7 @@ from offshelf.interpret.explanation_scores import (
     weight_randomisation,
 )
 from offshelf.interpret.explanations import maps_of
+from offshelf.interpret.feature_reader import FeatureReader
 from offshelf.interpret.map_pictures import smoothing
 
 GRID, MOSAICS, SURE = 2, 25, 0.5
@@ -144,7 +145,7 @@ def grid_scored(
 
 def _takes_larger(subject: Explainable) -> bool:
     """Whether a network answers pictures of twice its size as they are, each place by itself."""
-    if hasattr(subject.model, "input_size"):  # frozen backbones under a head bring every picture to their own size
+    if isinstance(subject.model, FeatureReader):  # frozen backbones under a head bring every picture to their own size
         return False
     try:
         with torch.no_grad():
