@@ -119,6 +119,15 @@ def test_the_fused_gradient_of_an_uncentred_norm_is_the_written_out_one() -> Non
     found = torch.autograd.grad(norm(x), [x, norm.weight], upstream)
     plain = x * (norm.weight / (x.var((0, 2, 3), correction=0) + norm.eps).sqrt())[:, None, None]
     torch.testing.assert_close(found, torch.autograd.grad(plain, [x, norm.weight], upstream))
+    with (
+        pytest.MonkeyPatch.context() as patch
+    ):  # over several processes the moments are joined: the same by another way
+        patch.setattr(layers, "world_size", lambda: 2)
+        before = norm.running_var.clone(), norm.running_mean.clone()
+        joined = torch.autograd.grad(norm(x), [x, norm.weight], upstream)
+    torch.testing.assert_close(joined, found)
+    torch.testing.assert_close(norm.running_var, 0.9 * before[0] + 0.1 * x.detach().var((0, 2, 3)))
+    torch.testing.assert_close(norm.running_mean, 0.9 * before[1] + 0.1 * x.detach().mean((0, 2, 3)))
     fixed = norm.eval()(x)  # and no batch in evaluation: each picture by itself
     torch.testing.assert_close(fixed[:1], norm(x[:1]))
 
@@ -148,10 +157,10 @@ def test_norms_have_the_same_values_and_a_constant_deviation(
     out, direction = twin(x), torch.randn(*shape)
     (gradient,) = torch.autograd.grad((out * direction).sum(), x)
     # a linear map of x: its gradient times x gives the value; with a moving deviation it would be near 0
-    assert float((gradient * x).sum()) == pytest.approx(float((out * direction).sum()), rel=1e-4)
+    torch.testing.assert_close((gradient * x).sum(), (out * direction).sum(), rtol=1e-4, atol=1e-4)
     twin.detach = False
     (moving,) = torch.autograd.grad((twin(x) * direction).sum(), x)
-    assert abs(float((moving * x).sum())) < 0.01 * abs(float((gradient * x).sum()))
+    assert (moving * x).sum().abs() < 0.01 * (gradient * x).sum().abs()
 
 
 @pytest.mark.parametrize("kind", layers.GATES)
