@@ -31,6 +31,8 @@ def test_search_by_words_ranks_by_the_summaries(monkeypatch: pytest.MonkeyPatch)
     assert entries[0].slug == "off-the-shelf"
     assert "pip install 'offshelf[search]'" in how
     assert nearest("one short description for several tasks")[0][0].slug == "reproductive-features"
+    for words in ("how should convolution kernels begin", "gabor or random kernels", "size and shape of kernels"):
+        assert nearest(words)[0][0].slug == "filter-design"
 
 
 @pytest.mark.slow
@@ -41,6 +43,7 @@ def test_search_by_meaning_needs_no_common_words() -> None:
     assert (
         nearest("squeeze a long description of each radiograph into a short one")[0][0].slug == "reproductive-features"
     )
+    assert nearest("initialise the weights of a convolution")[0][0].slug == "filter-design"
     assert how == "meaning (sentence embeddings)"
 
 
