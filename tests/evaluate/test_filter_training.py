@@ -91,7 +91,7 @@ def test_dead_filters_and_variances_by_hand() -> None:
         model[0].bias.copy_(torch.tensor([0.0, 1.0, -100.0, -100.0]))  # type: ignore[union-attr]
     x = torch.randn(8, 3, 5, 5).clamp(-3, 3)
     assert dead_share(model, "0", x) == 0.5
-    found = output_variances(model, x)
+    found = output_variances(model.requires_grad_(False), x)
     assert found["0"] == pytest.approx(float(model[0](x).var()), rel=1e-5)
     assert found["2"] == pytest.approx(float(model(x).var()), rel=1e-5)
     assert dead_share(model, "2", x) == 0  # no non-linearity after it: its own output counts

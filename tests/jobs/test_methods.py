@@ -37,6 +37,8 @@ def test_search_by_words_ranks_by_the_summaries(monkeypatch: pytest.MonkeyPatch)
     assert nearest("gates of attention layers that start as convolutions")[0][0].slug == "convit"
     assert nearest("filters that look random in an over-sized network")[0][0].slug == "cnn-filter-db"
     assert nearest("a classifier whose answers are a sum over pixels")[0][0].slug == "b-cosification"
+    for words in ("how should convolution kernels begin", "gabor or random kernels", "size and shape of kernels"):
+        assert nearest(words)[0][0].slug == "filter-design"
 
 
 @pytest.mark.slow
@@ -54,6 +56,7 @@ def test_search_by_meaning_needs_no_common_words() -> None:
     assert nearest("choose how kernels are initialised")[0][0].slug == "filter-design"
     assert nearest("make my trained network interpretable by construction")[0][0].slug == "b-cosification"
     assert nearest("an interpretable classifier that tells why")[0][0].slug == "b-cosification"
+    assert nearest("initialise the weights of a convolution")[0][0].slug == "filter-design"
     assert how == "meaning (sentence embeddings)"
     assert nearest("local attention in place of convolutions, and its cost")[0][0].slug == "halonet"
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from offshelf.report.content import BAD_FILES, THUMBNAIL, cleaned
 from offshelf.report.curves import Curve, line_chart
-from offshelf.report.figures import interval_plot, signs
+from offshelf.report.figures import interval_plot, shorten, signs
 from offshelf.report.templating import environment, own
 
 NEEDED = ("study", "arms", "best", "baseline", "verdict", "data")
 PICTURE_BYTES = 1_000_000  # of all drawings together; the page stays below 2 MB
 WIDE, NARROW = (1012, 320), (340, 260)
 CURVES = 8  # drawn at most; more cannot be told apart by their colours
+NAME = 32  # letters of an arm's name in the plot
 TITLES = {
     "initialisation": "How the filters begin",
     "size": "Size of the kernels",
@@ -90,7 +91,7 @@ def _tied(results: dict[str, Any]) -> set[str]:
 
 
 def _plot(arms: list[dict[str, Any]], tied: set[str], chance: float) -> dict[str, Any]:
-    rows = [{"name": arm["name"], "tied": arm["name"] in tied, "cells": arm} for arm in arms]
+    rows = [{"name": shorten(arm["name"], NAME), "tied": arm["name"] in tied, "cells": arm} for arm in arms]
     line = {"line": chance, "line_label": f"chance {chance:.3f}"}
     panels = [
         {"key": "last", "label": "Balanced accuracy at the end"} | line,
