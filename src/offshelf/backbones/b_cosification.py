@@ -101,8 +101,8 @@ def bcosify(
     given: Any = model
     if type(model) not in FAMILIES:
         names = ", ".join(family.__name__ for family in FAMILIES)
-        became = " It is a B-cos network already." if isinstance(model, BCosNetwork) else ""
-        raise BackboneError(f"{type(model).__name__}: B-cosification knows the networks {names} of timm.{became}")
+        todo = "It is a B-cos network already." if isinstance(model, BCosNetwork) else "Choose a backbone of these."
+        raise BackboneError(f"{type(model).__name__}: B-cosification knows the networks {names} of timm. {todo}")
     mean, std = _pixels(given)
     arguments = {
         "base": given.pretrained_cfg["architecture"],
