@@ -253,8 +253,8 @@ def record(numbers: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
         f"{sizes.mosaics} mosaics of 2 x 2 a seed, smoothed over {sizes.smooth} pixels. 2,000 resamples.",
         "table": {"header": ["Arm", "measured", "95 % interval"], "rows": rows},
         "notes": [
-            "A pilot of one seed and half the training pictures, judged on 1,000 test pictures, had been seen when sizes "
-            "were chosen by its seconds; the rule did not change after it.",
+            "A pilot of one seed and half the training pictures, judged on 1,000 test pictures, had been seen when "
+            "sizes were chosen by its seconds; the rule did not change after it.",
             "Mosaics are of test pictures that the untouched network, the B-cosified one and the one with the whole "
             f"budget all name rightly, the surest first ({', '.join(str(n) for n in numbers['sure'])} of them in the "
             "seeds); the paper also asks for a probability above one half, which so short a training seldom gives.",
