@@ -123,12 +123,14 @@ def test_contributions_of_a_b_cos_network_sum_to_its_logit(place: Path, new: Pat
 def test_a_linear_head_on_frozen_features(place: Path, new: Path, tmp_path: Path) -> None:
     run = explain(place / "linear", [str(new / "across" / "000.jpg"), str(new)], out=tmp_path / "out")
     assert [one["name"] for one in run.results["methods"]] == ["grad-cam", "attention-rollout", "input-x-gradient"]
+    assert run.results["title"] == f"{new / 'across' / '000.jpg'}, {new}: linear explained"
     assert {path.name for path in (run.folder / "maps").glob("*rollout.png")} == {
-        f"{stem}-attention-rollout.png" for stem in ("000", "across-000", "unheard-of-000", "unheard-of-001")
+        f"{stem}-attention-rollout.png"
+        for stem in ("000", "new-across-000", "new-unheard-of-000", "new-unheard-of-001")
     }
     answers = {row["path"]: row["label"] for row in predict(place / "linear", [str(new)]).table.to_pylist()}
     for row in table(run)[3:]:
-        assert answers[str(new / row["path"])] == row["predicted"]
+        assert answers[str(new.parent / row["path"])] == row["predicted"]
 
 
 def test_scores_with_intervals_and_a_control(

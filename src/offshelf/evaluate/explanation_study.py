@@ -221,8 +221,9 @@ class ExplanationStudy:
     def _results(self, answered: Answered, shown: list[dict[str, Any]]) -> dict[str, Any]:
         """All but the scores, the cost and the sentences."""
         asked = self.asked
+        source = self.name if ", " in self.name else Path(self.name).name or self.name  # several are named in full
         return {
-            "title": f"{Path(self.name).name or self.name}: {asked.finished.folder.name} explained",
+            "title": f"{source}: {asked.finished.folder.name} explained",
             "verb": "explain",
             "classes": asked.subject.classes,
             "explained": of_run(asked.finished, asked.classifier.arm),
@@ -250,7 +251,11 @@ def open_pictures(sources: Sequence[Any], classes: Sequence[str]) -> Pictures:
     parts, truth = [], []
     for source in sources:
         dataset = open_dataset(source)
-        parts.append(dataset.select_columns(["image", "id"]))
+        plain = dataset.select_columns(["image", "id"])
+        if len(sources) > 1 and isinstance(source, (str, Path)) and Path(source).is_dir():  # two may hold a 000.jpg
+            names = [f"{Path(source).name}/{name}" for name in plain["id"][:]]
+            plain = plain.remove_columns("id").add_column("id", names)
+        parts.append(plain)
         numbers = np.full(len(dataset), -1)
         if "label" in dataset.column_names:
             known = {name: k for k, name in enumerate(classes)}
