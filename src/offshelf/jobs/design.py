@@ -39,7 +39,7 @@ class Designed(RunResult):
                 [
                     arm["name"],
                     shown(arm["last"]),
-                    "baseline" if gain is None else shown(gain),
+                    "baseline" if gain is None else _signed(gain),
                     shown(arm["first"]),
                     shown(arm["area"]),
                     f"{arm['parameters']:,}",
@@ -199,6 +199,12 @@ def design(
         ).run(run.folder)
         conclude(run, results, started)
     return Designed(run.folder, results)
+
+
+def _signed(gain: dict[str, Any]) -> str:
+    if gain["low"] is None:
+        return "no difference" if gain["value"] == 0 else f"{gain['value']:+.3f}"
+    return f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
 
 
 def _values(arguments: dict[str, Any]) -> tuple[Any, ...] | None:
