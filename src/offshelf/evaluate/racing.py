@@ -254,9 +254,14 @@ def _soonest(results: dict[str, Any], place: int) -> str:
         there = [(cell, arm) for cell, arm in there if cell["value"] is not None]
         if there:
             cell, first = min(there, key=lambda one: one[0]["value"])
+            equal = [arm["name"] for other, arm in there if other["value"] == cell["value"]]
             bounds = "" if cell["low"] is None else f" [{cell['low']:.0f}, {cell['high']:.0f}]"
             rest = len(results["arms"]) - len(there)
             never = f"; {rest} did not get there in every seed" if rest else ""
+            if len(equal) > 1:
+                names = f"{', '.join(equal[:-1])} and {equal[-1]}"
+                steps = f"{cell['value']:.0f} steps"
+                return f"{names} are first below a training loss of {limit:g} together, after {steps}{never}."
             told = _told_apart(results, first["name"], place)
             return (
                 f"{first['name']} is first below a training loss of {limit:g}, after {cell['value']:.0f} steps{bounds}"
