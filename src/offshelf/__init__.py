@@ -24,7 +24,7 @@ _WHERE = {
     "battle": "offshelf.jobs.battle",
     "bcosify": "offshelf.backbones.b_cosification",
     "convit": "offshelf.backbones.convit",
-    "cvt_from_transformers": "offshelf.backbones.cvt_weights",
+    "cvt_from_transformers": "offshelf.backbones.cvt_transformers",
     "demo": "offshelf.jobs.demo",
     "design": "offshelf.jobs.design",
     "design_filters": "offshelf.interpret.filter_design",

@@ -12,7 +12,8 @@ from torch import nn
 
 from offshelf.backbones.architectures import register_architectures
 from offshelf.backbones.cvt import CvT
-from offshelf.backbones.cvt_weights import convert_cvt_weights, cvt_from_transformers, our_name
+from offshelf.backbones.cvt_transformers import cvt_from_transformers
+from offshelf.backbones.cvt_weights import convert_cvt_weights, our_name
 from offshelf.backbones.export import save_backbone
 from offshelf.backbones.load import load_backbone
 from offshelf.errors import BackboneError
