@@ -29,12 +29,12 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
             "network": {"batch": 4, "side": 256, "steps": 4},
         },
         "b-cos": {
-            "backbones": ["resnet18", "densenet121", "convnext_atto", "vit_tiny_patch16_224"],
+            "backbones": ["resnet18", "convnext_atto", "vit_tiny_patch16_224"],
             "side": 224,
             "batch": 8,
             "repeats": 3,
         },
-        "filters": {"streams": [5_000_000, 50_000_000], "both": 5_000_000, "channels": 256, "count": 12},
+        "filters": {"streams": [10_000_000, 200_000_000], "both": 5_000_000, "channels": 256, "count": 12},
     },
 }  # fmt: skip
 """toy: seconds, for tests; small: about fifteen minutes on two cores."""
