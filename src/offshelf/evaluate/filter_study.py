@@ -17,6 +17,7 @@ from datasets import Dataset
 
 from offshelf.backbones.card import card_of, weights_hash
 from offshelf.backbones.export import save_backbone
+from offshelf.backbones.input_size import set_input_size
 from offshelf.data.pixels import load_pixels
 from offshelf.data.samples import as_samples
 from offshelf.data.summary import content_keys
@@ -171,8 +172,7 @@ class FilterStudy:
     def _train(self, arm: FilterArm, material: Material, seed: int, advance: Any) -> tuple[Followed, Design | None]:
         rows, pixels = material.rows, material.pixels
         model = network(self.question, arm.settings, len(rows.classes), seed)
-        if hasattr(model, "set_input_size"):
-            model.set_input_size(img_size=(self.image_size,) * 2)  # type: ignore[operator]
+        set_input_size(model, self.image_size, self.image_size)
         layers, design = convolutions(model, self.layers), None
         if arm.rule is not None:
             design = design_filters(

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from offshelf.backbones.card import BackboneCard
+from offshelf.backbones.card import BackboneCard, card_of
+from offshelf.backbones.input_size import set_input_size
 from offshelf.backbones.load import load_backbone
 from offshelf.backbones.readout import read
 from offshelf.data.geometry import copies, split_tiles
@@ -43,9 +44,7 @@ class FeatureReader(nn.Module):
         self.readout = features.readout
         self.cards = [_resized(card, features.input_size) for card in features.cards_]
         names = [features.backbones] if isinstance(features.backbones, str) else list(features.backbones)
-        self.networks = nn.ModuleList(
-            [_loaded(name, card, then, self.readout) for name, card, then in zip(names, self.cards, features.cards_)]
-        )
+        self.networks = nn.ModuleList([_loaded(name, card, self.readout) for name, card in zip(names, self.cards)])
         self.head = head  # the last to be registered, and so the first that the weight randomisation shuffles
         self.requires_grad_(False).eval()
 
@@ -97,8 +96,8 @@ def _resized(card: BackboneCard, input_size: int | None) -> BackboneCard:
     return card if input_size is None else replace(card, input_size=(input_size, input_size))
 
 
-def _loaded(name: str, card: BackboneCard, then: BackboneCard, readout: str) -> nn.Module:
+def _loaded(name: str, card: BackboneCard, readout: str) -> nn.Module:
     model = load_backbone(name, num_classes=None if readout == "logits" else 0)
-    if tuple(card.input_size) != tuple(then.input_size) and hasattr(model, "set_input_size"):
-        model.set_input_size(img_size=tuple(card.input_size))  # type: ignore[operator]  # position tables
+    if tuple(card.input_size) != tuple(card_of(model).input_size):  # position tables are made for one size
+        set_input_size(model, *card.input_size)
     return model.float()
