@@ -220,3 +220,17 @@ def test_a_network_without_convolutions() -> None:
 
 def test_every_rule_has_one_name() -> None:
     assert len(set(RULES)) == len(RULES) == len(RANDOM_RULES) + len(BANKS) + len(LEARNED_RULES)
+
+
+def test_looking_leaves_what_a_first_pass_makes_of_a_placeholder() -> None:
+    """ConViT's coordinates are a placeholder until the first pass; put back, it would wipe them out."""
+    import timm
+
+    from offshelf.backbones.architectures import register_architectures
+    from offshelf.interpret.layer_inputs import in_forward_order
+
+    register_architectures()
+    model = timm.create_model("convit_mini")
+    in_forward_order(model, ["patch_embed.proj"], None)
+    coordinates = [value for name, value in model.named_buffers() if name.endswith("rel_indices")]
+    assert coordinates and all(value.numel() > 3 and value.abs().sum() > 0 for value in coordinates)

@@ -121,3 +121,9 @@ def weights_hash(model: nn.Module) -> str:
         digest.update(f"{name}|{values.dtype}|{tuple(values.shape)}|".encode())
         digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def name_of(model: nn.Module) -> str:
+    """A network's name for messages: of its card, else of its class."""
+    card: Any = getattr(model, "card", None)
+    return card.name if card is not None else type(model).__name__

@@ -9,6 +9,7 @@ from timm.layers import to_2tuple
 from timm.models.convit import ConVit
 from torch import nn
 
+from offshelf.backbones.card import name_of
 from offshelf.backbones.convit import resize_convit
 from offshelf.errors import UsageError
 
@@ -48,11 +49,10 @@ def require_size(model: nn.Module, height: int, width: int) -> None:
             network.forward_features(torch.zeros(1, 3, height, width))
     except (RuntimeError, AssertionError, ValueError) as error:
         own = f"; it was made for {card.input_size[0]} pixels" if card is not None else ""
-        name = card.name if card is not None else type(model).__name__
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UsageError(
-            f"{name} does not take pictures of {height} x {width} pixels ({reason}){own}. Choose another size "
-            "(--image-size, of fit --input-size), or another backbone."
+            f"{name_of(model)} does not take pictures of {height} x {width} pixels ({reason}){own}. Choose another "
+            "size (--image-size, of fit --input-size), or another backbone."
         ) from error
     finally:
         model.train(training)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from offshelf.engine.recipe import Recipe
+from offshelf.engine.undisturbed import same_buffers
 from offshelf.errors import OffshelfError
 
 if TYPE_CHECKING:
@@ -52,18 +53,13 @@ def freeze_unreached(module: nn.Module, batch: dict[str, torch.Tensor]) -> list[
     """
     import torch
 
-    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), same_buffers(module):
         module(batch)["loss"].backward()
     unreached = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
     for name, parameter in module.named_parameters():
         parameter.grad = None
         if name in set(unreached):
             parameter.requires_grad_(False)
-    with torch.no_grad():
-        for name, buffer in module.named_buffers():
-            if buffer.shape == buffers[name].shape:  # else the first pass made it, in place of a placeholder
-                buffer.copy_(buffers[name])
     return unreached
 
 

@@ -49,3 +49,22 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
         finally:
             for part, flag in flags:
                 part.training = flag
+
+
+@contextmanager
+def same_buffers(module: nn.Module) -> Iterator[None]:
+    """Buffers, such as a batch norm's statistics, are put back after the block.
+
+    One that the block's first pass made in place of a placeholder of another shape stays: put back into it, the
+    placeholder would be spread over all of it.
+    """
+    import torch
+
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, buffer in module.named_buffers():
+                if buffer.shape == before[name].shape:
+                    buffer.copy_(before[name])

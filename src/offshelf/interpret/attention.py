@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from offshelf.backbones.card import name_of
 from offshelf.errors import NotApplicable
 
 
@@ -71,9 +72,3 @@ def attentions(model: nn.Module) -> list[tuple[str, Any]]:
     return [
         (name, part) for name, part in model.named_modules() if isinstance(getattr(part, "attn_drop", None), nn.Module)
     ]
-
-
-def name_of(model: nn.Module) -> str:
-    """A network's name for messages: of its card, else of its class."""
-    card: Any = getattr(model, "card", None)
-    return card.name if card is not None else type(model).__name__

@@ -14,15 +14,15 @@ fused attention switched off meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from offshelf.backbones.card import name_of
 from offshelf.errors import BackboneError
-from offshelf.interpret.saliency import name_of
+from offshelf.interpret.attention import attentions, watched
 
 
 def attention_rollout(model: nn.Module, x: torch.Tensor, classes: torch.Tensor | None = None) -> torch.Tensor:
@@ -45,7 +45,7 @@ def attention_rollout(model: nn.Module, x: torch.Tensor, classes: torch.Tensor |
     """
     network: Any = model
     refusal = f"{name_of(network)}: attention cannot be rolled out, since "
-    layers = [layer for layer in network.modules() if hasattr(layer, "fused_attn") and _drops(layer)]
+    layers = [layer for _, layer in attentions(network) if hasattr(layer, "fused_attn")]
     if not layers or not hasattr(network, "forward_intermediates"):
         raise BackboneError(f"{refusal}it has no layers of attention; take a vision transformer, or grad-cam.")
     pool = str(getattr(network, "global_pool", "token"))
@@ -54,7 +54,7 @@ def attention_rollout(model: nn.Module, x: torch.Tensor, classes: torch.Tensor |
             f"{refusal}its head reads neither a class token nor the mean of its tokens; take input-x-gradient."
         )
     rolled: list[torch.Tensor] = []
-    with torch.no_grad(), _watched(layers, rolled, len(x), refusal):
+    with torch.no_grad(), watched(network, _rolling(rolled, len(x), refusal)):
         _, maps = network.forward_intermediates(x, indices=1, output_fmt="NCHW")
     grid, prefix = tuple(maps[-1].shape[-2:]), int(getattr(network, "num_prefix_tokens", 0))
     if rolled[0].shape[-1] != prefix + grid[0] * grid[1]:
@@ -69,16 +69,10 @@ def attention_rollout(model: nn.Module, x: torch.Tensor, classes: torch.Tensor |
     return row[:, prefix:].reshape(len(x), *grid).float()
 
 
-def _drops(layer: nn.Module) -> bool:
-    return isinstance(getattr(layer, "attn_drop", None), nn.Module)
+def _rolling(rolled: list[torch.Tensor], batch: int, refusal: str) -> Callable[[str, torch.Tensor], None]:
+    """Roll what each layer gives ``(B, heads, N, N)`` into ``rolled[0]`` (B, N, N)."""
 
-
-@contextmanager
-def _watched(layers: list[nn.Module], rolled: list[torch.Tensor], batch: int, refusal: str) -> Iterator[None]:
-    """Roll the attention out in ``rolled[0]`` while a network runs; fused attention, which keeps no map, is off."""
-
-    def roll(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        weights = inputs[0]  # (B, heads, N, N)
+    def roll(_: str, weights: torch.Tensor) -> None:
         tokens = weights.shape[-1]
         alike = not rolled or rolled[0].shape[-1] == tokens
         if weights.ndim != 4 or len(weights) != batch or weights.shape[-2] != tokens or not alike:
@@ -88,13 +82,4 @@ def _watched(layers: list[nn.Module], rolled: list[torch.Tensor], batch: int, re
         half = 0.5 * (weights.mean(dim=1) + torch.eye(tokens, device=weights.device))
         rolled[:] = [half if not rolled else half @ rolled[0]]
 
-    fused = [layer.fused_attn for layer in layers]
-    hooks = [layer.attn_drop.register_forward_pre_hook(roll) for layer in layers]  # type: ignore[union-attr]
-    try:
-        for layer in layers:
-            layer.fused_attn = False  # type: ignore[assignment]
-        yield
-    finally:
-        for layer, before, hook in zip(layers, fused, hooks):
-            layer.fused_attn = before
-            hook.remove()
+    return roll

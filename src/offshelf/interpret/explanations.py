@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from offshelf.backbones.b_cosification import BCosNetwork
+from offshelf.backbones.card import name_of
 from offshelf.errors import BackboneError, UsageError, near
 from offshelf.interpret.attention_rollout import attention_rollout
 from offshelf.interpret.b_cos_explanation import explain_b_cos
-from offshelf.interpret.saliency import class_activation, name_of
+from offshelf.interpret.saliency import class_activation
 
 PIXELS_AT_ONCE = 2**20  # of the pictures explained at once, which bounds the memory of their gradients
 

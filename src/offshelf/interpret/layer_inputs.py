@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from offshelf.data.augment import normalised
-from offshelf.engine.undisturbed import same_random_states
+from offshelf.engine.undisturbed import same_buffers, undisturbed
 from offshelf.errors import UsageError, near
 
 CALIBRATION, HELD = 256, 40_000_000  # pictures passed at once; numbers of activations kept in memory
@@ -135,18 +135,8 @@ def looked_at(model: nn.Module) -> Iterator[None]:
 
     Modes, buffers and random states are put back.
     """
-    flags = [(module, module.training) for module in model.modules()]
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
-    with same_random_states():
-        try:
-            model.eval()
-            for module in model.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.num_batches_tracked == 0:
-                    module.train()
-            with torch.no_grad():
-                yield
-        finally:
-            for module, flag in flags:
-                module.training = flag
-            for name, value in model.named_buffers():
-                value.copy_(buffers[name])
+    with undisturbed(model), same_buffers(model):
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.num_batches_tracked == 0:
+                module.train()
+        yield

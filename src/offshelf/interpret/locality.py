@@ -25,10 +25,11 @@ import torch
 from timm.models.convit import GPSA
 from torch import nn
 
+from offshelf.backbones.card import name_of
 from offshelf.backbones.convit import gated_layers
 from offshelf.engine.undisturbed import undisturbed
 from offshelf.errors import NotApplicable, UsageError
-from offshelf.interpret.attention import attentions, name_of, watched
+from offshelf.interpret.attention import attentions, watched
 
 BATCH = 16  # pictures at once: a layer's attention takes batch x heads x N x N numbers
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from offshelf.backbones.card import name_of
 from offshelf.errors import BackboneError
 
 
@@ -82,12 +83,6 @@ def _as_map(network: Any, values: torch.Tensor, grid: tuple[int, int]) -> torch.
         f"{name_of(network)} ends with an array of {tuple(values.shape)}, no map of {grid[0]} x {grid[1]} places; "
         "explain a convolutional network."
     )
-
-
-def name_of(network: Any) -> str:
-    """What to call a network in an error: the name on its card, else its class."""
-    card = getattr(network, "card", None)
-    return card.name if card is not None else type(network).__name__
 
 
 def overlaid(picture: np.ndarray, heat: np.ndarray, strength: float = 0.6) -> np.ndarray:
